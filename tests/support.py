@@ -6,7 +6,9 @@ import numpy as np
 
 from woodpecker.forest import IN, LEAF, Forest
 
-SPECIAL = np.array([0.0, -0.0, np.nan, 5e-324, -5e-324, 1e-40, -1e-40, 1e-35, -1e-35, 1.0, -1.0, -0.5, 0.5, 1e30, -1e30])
+SPECIAL = np.array(
+    [0.0, -0.0, np.nan, 5e-324, -5e-324, 1e-40, -1e-40, 1e-35, -1e-35, 1.0, -1.0, -0.5, 0.5, 1e30, -1e30]
+)
 
 
 def boundary_rows(forest: Forest, n: int, seed: int, dtype: str = "float32", infinities: bool = True) -> np.ndarray:
@@ -61,4 +63,6 @@ def assert_bits_equal(got: np.ndarray, want: np.ndarray, what: str = "raw scores
     unequal = bits(got) != bits(want)
     if unequal.any():
         at = tuple(int(i[0]) for i in np.nonzero(unequal))
-        raise AssertionError(f"{what}: {unequal.sum()} of {unequal.size} differ, first at {at}: {got[at]!r}, {want[at]!r}")
+        raise AssertionError(
+            f"{what}: {unequal.sum()} of {unequal.size} differ, first at {at}: {got[at]!r}, {want[at]!r}"
+        )

@@ -63,7 +63,19 @@ class _Builder:
     def __init__(self) -> None:
         self.node: dict[str, list[Any]] = {
             name: []
-            for name in "kind feature threshold missing default_left left right category_set leaf leaf_id cover".split()
+            for name in [
+                "kind",
+                "feature",
+                "threshold",
+                "missing",
+                "default_left",
+                "left",
+                "right",
+                "category_set",
+                "leaf",
+                "leaf_id",
+                "cover",
+            ]
         }
         self.offset, self.set_offset = [0], [0]
         self.set_values: list[float] = []

@@ -19,7 +19,7 @@ def cast(forest: Forest, X: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         V = X.astype(forest.input_dtype)
     if not np.isnan(forest.missing_value):
-        V[V == V.dtype.type(forest.missing_value)] = np.nan
+        V[V.dtype.type(forest.missing_value) == V] = np.nan
     if forest.zero_band:
         V[np.abs(V.astype(np.float64)) <= forest.zero_band] = 0.0
     return V

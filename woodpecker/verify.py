@@ -6,7 +6,7 @@ import numpy as np
 
 from . import forest as ir
 from .errors import InvalidModelError
-from .forest import CATEGORY_RULES, IN, LEAF, LE, LT, Forest, check_array, tree_of_node
+from .forest import CATEGORY_RULES, IN, LE, LEAF, LT, Forest, check_array, tree_of_node
 
 
 def verify(forest: Forest) -> Forest:

@@ -1,0 +1,206 @@
+"""Canonical form: every split of every source library as one of two exact tests.
+
+For float32 or float64 rows alike, a numeric split becomes ``goes right iff not (v <= bound)`` on a *column*: a
+(feature, missing rule, missing direction) whose missing values were replaced, by -inf where they go left and by NaN
+where they go right, so the test needs no case for them. ``rank(v) = #{bound < v}`` over the sorted distinct bounds of
+a column turns the same test into ``rank > k``.
+
+A categorical column is ranked the same way: a category is an interval of values (all that truncate to it), so its
+bounds are ends of such intervals, and a split is a set of ranks, a bit per rank, with one rank more for missing.
+
+Bounds are exact: for a float32 row, ``x <= t`` with a float64 ``t`` is ``x <= round_down_to_float32(t)``; rounding to
+nearest misroutes half of the splits between adjacent floats (treelite #98 and #115, m2cgen #188).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import UnsupportedModelError
+from .forest import IN, LEAF, LT, MISSING_ZERO, Forest, tree_depth
+
+MAX_BITSET_WORDS = 2**28
+
+
+@dataclass(frozen=True)
+class Columns:
+    """C columns: the numeric ones first, then the categorical ones.
+
+    Args:
+        feature: (C,) int32.
+        zero_missing: (C,) bool: |x| <= ZERO_BAND is missing too.
+        missing_left: (C,) bool: where missing values go; False for categorical columns, whose bitsets say it.
+        n_numeric: How many columns are numeric.
+        bound_offset: (C + 1,) int64 into the bounds.
+        bound64, bound32: Ascending bounds of each column, for float64 and for float32 rows.
+    """
+
+    feature: np.ndarray
+    zero_missing: np.ndarray
+    missing_left: np.ndarray
+    n_numeric: int
+    bound_offset: np.ndarray
+    bound64: np.ndarray
+    bound32: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.feature)
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """A forest whose splits are tests on columns.
+
+    Args:
+        forest: Where it comes from; topology and leaves are unchanged.
+        columns: See `Columns`.
+        node_column: (N,) int32; -1 at leaves.
+        node_bound: (N,) int64, index into the bounds of a numeric node; -1 elsewhere.
+        node_bitset: (N,) int32, first word of a categorical node's bitset; -1 elsewhere.
+        bitset: uint32 words; bit r of a node's bitset: rank r goes right. A missing value has rank n_bounds + 1.
+        n_predicates: Distinct tests in the forest.
+        depth: (T,) int32 depth of each tree.
+    """
+
+    forest: Forest
+    columns: Columns
+    node_column: np.ndarray
+    node_bound: np.ndarray
+    node_bitset: np.ndarray
+    bitset: np.ndarray
+    n_predicates: int
+    depth: np.ndarray
+
+    @property
+    def max_depth(self) -> int:
+        return int(self.depth.max(initial=0))
+
+    @property
+    def has_categories(self) -> bool:
+        return self.columns.n_numeric < len(self.columns)
+
+
+def round_down(bound: np.ndarray) -> np.ndarray:
+    """The largest float32 that is not above each float64: ``x <= bound`` is ``x <= round_down(bound)`` for float32 x."""
+    with np.errstate(over="ignore"):
+        nearest = bound.astype(np.float32)
+        return np.where(nearest > bound, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+
+
+def canonicalise(forest: Forest) -> Canonical:
+    """Bring a verified forest into canonical form.
+
+    Raises:
+        UnsupportedModelError: its category sets need more than 1 GiB of bitsets.
+    """
+    inner = forest.kind != LEAF
+    # `v < -inf` sends every value right, -inf too, which no bound expresses; an empty category set does.
+    never = (forest.kind == LT) & (forest.threshold == -np.inf)
+    categorical = (forest.kind == IN) | never
+    numeric = inner & ~categorical
+    zero = forest.missing == MISSING_ZERO
+
+    key = np.stack([categorical, forest.feature, zero, forest.default_left & numeric], 1).astype(np.int64)
+    table, inverse = np.unique(key[inner], axis=0, return_inverse=True)
+    node_column = np.full(forest.n_nodes, -1, np.int32)
+    node_column[inner] = inverse.reshape(-1)
+    n_numeric = int((table[:, 0] == 0).sum())
+
+    bounds: list[np.ndarray] = []
+    node_bound = np.full(forest.n_nodes, -1, np.int64)
+    if n_numeric:
+        bound = np.where(forest.kind == LT, np.nextafter(forest.threshold, -np.inf), forest.threshold)
+        nodes = np.flatnonzero(numeric)
+        bound = _fold_zero_band(bound[nodes], forest.zero_band) + 0.0  # -0.0 and 0.0 are one bound
+        order = np.lexsort((bound, node_column[nodes]))
+        column, bound = node_column[nodes][order], bound[order]
+        first = np.ones(len(nodes), bool)
+        first[1:] = (np.diff(column) != 0) | (np.diff(bound) != 0)
+        node_bound[nodes[order]] = np.cumsum(first) - 1
+        counts = np.bincount(column[first], minlength=n_numeric)
+        bounds = np.split(bound[first], np.cumsum(counts)[:-1])
+    node_bitset = np.full(forest.n_nodes, -1, np.int32)
+    words: list[np.ndarray] = [np.zeros(1, np.uint32)]  # word 0 is read, and ignored, at numeric nodes
+    n_words = 1
+    n_sets = 0
+    for c in range(n_numeric, len(table)):
+        nodes = np.flatnonzero(node_column == c)
+        edges, part = _bitsets(forest, int(table[c, 1]), nodes, never[nodes])
+        bounds.append(edges)
+        distinct, row = np.unique(part, axis=0, return_inverse=True)
+        if n_words + distinct.size > MAX_BITSET_WORDS:
+            raise UnsupportedModelError(
+                f"the category sets of feature {table[c, 1]} need more than 1 GiB of bitsets; train with fewer categories"
+            )
+        node_bitset[nodes] = n_words + row.reshape(-1) * part.shape[1]
+        words.append(distinct.reshape(-1))
+        n_words += distinct.size
+        n_sets += len(distinct)
+    bound64 = np.concatenate([*bounds, np.zeros(0)])
+    columns = Columns(
+        feature=table[:, 1].astype(np.int32),
+        zero_missing=table[:, 2].astype(bool),
+        missing_left=table[:, 3].astype(bool),
+        n_numeric=n_numeric,
+        bound_offset=np.cumsum([0] + [len(b) for b in bounds], dtype=np.int64),
+        bound64=bound64,
+        bound32=round_down(bound64),
+    )
+    return Canonical(
+        forest=forest,
+        columns=columns,
+        node_column=node_column,
+        node_bound=node_bound,
+        node_bitset=node_bitset,
+        bitset=np.concatenate(words),
+        n_predicates=int(columns.bound_offset[n_numeric]) + n_sets,
+        depth=tree_depth(forest),
+    )
+
+
+def _fold_zero_band(bound: np.ndarray, band: float) -> np.ndarray:
+    """Bounds for unchanged rows that decide as ``bound`` does on rows whose ``|v| <= band`` were set to 0.0."""
+    if band == 0.0:
+        return bound
+    bound = np.where((bound >= -band) & (bound < 0), np.nextafter(-band, -np.inf), bound)
+    return np.where((bound >= 0) & (bound < band), band, bound)
+
+
+def _intervals(values: np.ndarray, rule: str) -> tuple[np.ndarray, np.ndarray]:
+    """(below, last): category v is every x with ``below < x <= last``."""
+    if rule == "exact":
+        return np.nextafter(values, -np.inf), values
+    below = np.nextafter(values, -np.inf)
+    if rule == "truncate":  # (-1, 1) truncates to 0
+        below = np.where(values == 0, -1.0, below)
+    return below, np.nextafter(values + 1, -np.inf)
+
+
+def _bitsets(forest: Forest, feature: int, nodes: np.ndarray, never: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds of a categorical column, and a (len(nodes), words) uint32 row of bits per node."""
+    sets = forest.category_set[nodes]
+    start = np.where(never, 0, forest.set_offset[sets])
+    size = np.where(never, 0, forest.set_offset[sets + 1] - forest.set_offset[sets])
+    owner = np.repeat(np.arange(len(nodes)), size)
+    member = forest.set_values[np.repeat(start - np.cumsum(size) + size, size) + np.arange(size.sum())]
+    exact = forest.category_rule == "exact" and feature in forest.known_categories
+    known = forest.known_categories[feature] if exact else np.unique(member)
+    below, last = (_fold_zero_band(b, forest.zero_band) + 0.0 for b in _intervals(known, forest.category_rule))
+    edges = np.unique(np.concatenate([below, last]))
+    rank = np.searchsorted(edges, below, side="right")
+    missing = len(edges) + 1
+    n_words = missing // 32 + 1
+    if len(nodes) * n_words > MAX_BITSET_WORDS:
+        raise UnsupportedModelError(
+            f"the category sets of feature {feature} need more than 1 GiB of bitsets; train with fewer categories"
+        )
+    right = np.ones((len(nodes), n_words * 32), bool)
+    default_right = ~forest.default_left[nodes]
+    if exact:
+        right[:] = default_right[:, None]
+        right[:, rank] = True
+    right[:, missing] = default_right
+    right[owner, rank[np.searchsorted(known, member)]] = False
+    return edges, np.packbits(right, axis=1, bitorder="little").view("<u4")
