@@ -320,6 +320,8 @@ def check_array(name: str, array: Any, dtype: Any, shape: tuple[int | None, ...]
     if not isinstance(array, np.ndarray) or array.dtype != np.dtype(dtype):
         found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
         raise InvalidModelError(f"Forest.{name} must be an array of {np.dtype(dtype)}, found {found}")
-    if array.ndim != len(shape) or any(want is not None and want != have for want, have in zip(shape, array.shape)):
+    if array.ndim != len(shape) or any(
+        want is not None and want != have for want, have in zip(shape, array.shape, strict=True)
+    ):
         wanted = tuple("any" if n is None else n for n in shape)
         raise InvalidModelError(f"Forest.{name} must have shape {wanted}, found {array.shape}")

@@ -83,7 +83,7 @@ class Canonical:
 
 
 def round_down(bound: np.ndarray) -> np.ndarray:
-    """The largest float32 that is not above each float64: ``x <= bound`` is ``x <= round_down(bound)`` for float32 x."""
+    """The largest float32 not above each float64: ``x <= bound`` is ``x <= round_down(bound)`` for every float32 x."""
     with np.errstate(over="ignore"):
         nearest = bound.astype(np.float32)
         return np.where(nearest > bound, np.nextafter(nearest, np.float32(-np.inf)), nearest)
@@ -131,9 +131,7 @@ def canonicalise(forest: Forest) -> Canonical:
         bounds.append(edges)
         distinct, row = np.unique(part, axis=0, return_inverse=True)
         if n_words + distinct.size > MAX_BITSET_WORDS:
-            raise UnsupportedModelError(
-                f"the category sets of feature {table[c, 1]} need more than 1 GiB of bitsets; train with fewer categories"
-            )
+            raise _too_many_categories(int(table[c, 1]))
         node_bitset[nodes] = n_words + row.reshape(-1) * part.shape[1]
         words.append(distinct.reshape(-1))
         n_words += distinct.size
@@ -193,9 +191,7 @@ def _bitsets(forest: Forest, feature: int, nodes: np.ndarray, never: np.ndarray)
     missing = len(edges) + 1
     n_words = missing // 32 + 1
     if len(nodes) * n_words > MAX_BITSET_WORDS:
-        raise UnsupportedModelError(
-            f"the category sets of feature {feature} need more than 1 GiB of bitsets; train with fewer categories"
-        )
+        raise _too_many_categories(feature)
     right = np.ones((len(nodes), n_words * 32), bool)
     default_right = ~forest.default_left[nodes]
     if exact:
@@ -204,3 +200,9 @@ def _bitsets(forest: Forest, feature: int, nodes: np.ndarray, never: np.ndarray)
     right[:, missing] = default_right
     right[owner, rank[np.searchsorted(known, member)]] = False
     return edges, np.packbits(right, axis=1, bitorder="little").view("<u4")
+
+
+def _too_many_categories(feature: int) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"the category sets of feature {feature} need more than 1 GiB of bitsets; train with fewer categories"
+    )
