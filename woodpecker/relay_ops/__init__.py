@@ -1,0 +1,14 @@
+"""The operators of a prediction, free of any target: predicates, strategies, aggregation, links.
+
+The folder's name is the project's plan: Relay was TVM's graph IR until 0.20, and Relax is its successor. What is here
+are the graph-level operators that Relay once stood for.
+
+A strategy is a module with the same few functions as its siblings:
+
+    NAME, OPTIONS                   its name, and its options with their defaults and ranges
+    applicable(canonical, options)  None, or the reason why it cannot serve this forest; allocates nothing
+    cost(canonical, rows)           estimated ns per row, for `auto`
+    prepare(canonical, options)     numbers: a `Layout` of numpy tables
+    leaf_node(...)                  the tensor program, as expressions that TE graphs and TIR kernels share
+    forward(...)                    the same as a TE graph: column values (C, n) -> positions (n, T)
+"""

@@ -1,0 +1,133 @@
+"""The aggregate stage: leaf positions -> raw scores, in the source library's order and dtype.
+
+    acc[k] = base_score[k]
+    for t in trees:  acc[output[t]] += value[position]         # or, with vector leaves, acc[k] += values[slot][k]
+    raw[k] = acc[k] / divisor                                  # only where there is one
+
+Sums are never reassociated and never start from a literal 0, which TIR's simplifier would drop (-0.0 + 0 is 0.0).
+A linear leaf is ``((const + c0 * x0) + c1 * x1) + ...`` with two roundings a term, so its products are fenced against
+contraction to fused multiply-adds; where one of its x is NaN, it has its plain value (LightGBM).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from tvm import te, tirx
+
+from ..forest import Forest
+from ..layout import Layout
+from ..predicates import Canonical
+from .predicate import Expr
+
+
+def prepare(canonical: Canonical, positions: np.ndarray) -> Layout:
+    """Leaf tables for a strategy whose position p is the IR's node ``positions[p]`` (-1: none)."""
+    forest = canonical.forest
+    leaf = np.where(positions < 0, -1, forest.leaf[positions])
+    tables: dict[str, np.ndarray] = {
+        "base_score": forest.base_score,
+        "leaf_id": np.where(positions < 0, -1, forest.leaf_id[positions]).astype(np.int32),
+    }
+    flags = set()
+    if forest.vector_leaves:
+        flags.add("vector")
+        tables["values"] = np.ascontiguousarray(forest.values.reshape(-1))
+    else:
+        zero = forest.values.dtype.type(0)
+        tables["value"] = np.where(leaf < 0, zero, np.append(forest.values[:, 0], zero)[leaf])
+        tables["tree_output"] = forest.tree_output
+    if forest.linear_offset is not None:
+        assert forest.linear_feature is not None and forest.linear_coef is not None
+        assert forest.linear_const is not None
+        flags.add("linear")
+        tables["linear_offset"] = forest.linear_offset.astype(np.int32)
+        tables["linear_feature"] = np.append(forest.linear_feature, np.int32(0))
+        tables["linear_coef"] = np.append(forest.linear_coef, 0.0)
+        tables["linear_const"] = np.append(forest.linear_const, 0.0)
+        tables["zero_band"] = np.array([forest.zero_band])
+    if flags:
+        tables["slot"] = np.maximum(leaf, 0).astype(np.int32)
+    if forest.divisor != 1:
+        flags.add("divide")
+        tables["divisor"] = np.array([forest.divisor], forest.values.dtype)
+    scalars = {"n_trees": forest.n_trees, "n_outputs": forest.n_outputs}
+    return Layout(scalars, tables, {}, frozenset(flags))
+
+
+def fenced_product(a: Expr, b: Expr) -> Expr:
+    """a * b in float64, rounded before anything is added to it."""
+    return tirx.call_llvm_pure_intrin("float64", "llvm.arithmetic.fence", a * b)
+
+
+def linear_input(x: Expr, band: Expr) -> Expr:
+    """A value as a linear leaf reads it: float64, with the zero band folded to 0.0."""
+    wide = tirx.Cast("float64", x)
+    return tirx.Select(tirx.abs(wide) <= band, tirx.const(0.0, "float64"), wide)
+
+
+def leaf_scores(position: te.Tensor, X: te.Tensor, tables: Mapping[str, te.Tensor], forest: Forest) -> te.Tensor:
+    """TE graph: positions (n, T) -> the scalar score of each leaf (n, T), linear leaves evaluated."""
+    shape = position.shape
+    plain = te.compute(shape, lambda r, t: tables["value"][position[r, t]], "leaf")
+    if forest.linear_offset is None:
+        return plain
+    slot = te.compute(shape, lambda r, t: tables["slot"][position[r, t]], "slot")
+    offset, band = tables["linear_offset"], tables["zero_band"]
+
+    def terms(r: Expr, t: Expr) -> Expr:
+        return offset[slot[r, t] + 1] - offset[slot[r, t]]
+
+    def x(r: Expr, t: Expr, j: int) -> Expr:
+        at = tirx.min(offset[slot[r, t]] + j, len(forest.linear_coef) if forest.linear_coef is not None else 0)
+        return linear_input(X[r, tables["linear_feature"][at]], band[0]), tables["linear_coef"][at]
+
+    acc = te.compute(shape, lambda r, t: tables["linear_const"][slot[r, t]], "linear")
+    plain_only = te.compute(shape, lambda r, t: tirx.Select(terms(r, t) == 0, 1, 0), "plain_only")
+    for j in range(int(np.diff(forest.linear_offset).max(initial=0))):
+
+        def term(r: Expr, t: Expr, j: int = j, acc: te.Tensor = acc) -> Expr:
+            value, coef = x(r, t, j)
+            return tirx.Select(j < terms(r, t), acc[r, t] + fenced_product(coef, value), acc[r, t])
+
+        def plainer(r: Expr, t: Expr, j: int = j, plain_only: te.Tensor = plain_only) -> Expr:
+            missing = tirx.And(j < terms(r, t), tirx.isnan(x(r, t, j)[0]))
+            return tirx.Select(missing, 1, plain_only[r, t])
+
+        acc, plain_only = te.compute(shape, term, f"linear{j}"), te.compute(shape, plainer, f"plain_only{j}")
+    return te.compute(shape, lambda r, t: tirx.Select(plain_only[r, t] == 1, plain[r, t], acc[r, t]), "score")
+
+
+def forward(position: te.Tensor, X: te.Tensor, tables: Mapping[str, te.Tensor], forest: Forest) -> te.Tensor:
+    """TE graph: positions (n, T) -> raw scores (n, K).
+
+    The sum is a TE reduction that starts from -0.0, the one number that adding to changes nothing, and whose first
+    term is the base score; create_prim_func keeps a reduction's order.
+    """
+    n, n_trees, n_outputs = position.shape[0], forest.n_trees, forest.n_outputs
+    dtype = str(forest.values.dtype)
+    add = te.comm_reducer(lambda a, b: a + b, lambda d: tirx.const(-0.0, d), name="sequential_sum")
+    neutral = tirx.const(-0.0, dtype)
+    t = te.reduce_axis((0, n_trees + 1), "t")
+    tree = tirx.max(t - 1, 0)
+
+    if n_trees == 0:
+        return te.compute((n, n_outputs), lambda r, k: tables["base_score"][k], "raw")
+    if forest.vector_leaves:
+
+        def term(r: Expr, k: Expr) -> Any:
+            return tables["values"][tables["slot"][position[r, tree]] * n_outputs + k]
+    else:
+        scores = leaf_scores(position, X, tables, forest)
+
+        def term(r: Expr, k: Expr) -> Any:
+            return tirx.Select(tables["tree_output"][tree] == k, scores[r, tree], neutral)
+
+    total = te.compute(
+        (n, n_outputs), lambda r, k: add(tirx.Select(t == 0, tables["base_score"][k], term(r, k)), axis=t), "total"
+    )
+    if forest.divisor == 1:
+        return total
+    return te.compute((n, n_outputs), lambda r, k: total[r, k] / tables["divisor"][0], "raw")

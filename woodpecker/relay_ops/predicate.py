@@ -1,0 +1,168 @@
+"""The predicate stage: rows -> column values, shared by every strategy.
+
+    for each column c:                                  # (feature, missing rule, missing direction)
+        x = cast(X[row, feature[c]])
+        if missing(x):    V[c] = fill[c]                # -inf where missing goes left, NaN where it goes right
+        elif numeric(c):  V[c] = x                      # a node goes right unless V[c] <= bound
+        else:             V[c] = bits(rank(x))          # a node goes right where its bitset has bit `rank`
+    V[C] = -inf                                         # the column that leaves and padding test: always left
+
+Values are float32 or float64; a rank travels as the bit pattern of such a float, so one array holds both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from tvm import te, tirx
+
+from ..forest import ZERO_BAND
+from ..layout import Layout
+from ..predicates import Canonical
+
+Expr = Any
+Bind = Callable[[Expr], Expr]
+"""Keeps an expression that is used twice in a register of the kernel; in a TE graph there is nothing to keep."""
+
+
+def unbound(value: Expr) -> Expr:
+    return value
+
+
+def prepare(canonical: Canonical) -> Layout:
+    """The tables of the predicate stage."""
+    columns, forest = canonical.columns, canonical.forest
+    fill = np.where(columns.missing_left, -np.inf, np.nan)
+    flags = set()
+    scalars = {"n_columns": len(columns), "n_numeric": columns.n_numeric}
+    tables: dict[str, np.ndarray] = {
+        "column_feature": columns.feature,
+        "column_fill": fill.astype(np.float32),
+    }
+    if not np.isnan(forest.missing_value):
+        flags.add("sentinel")
+        tables["sentinel"] = np.array([forest.missing_value], np.float64)
+    if columns.zero_missing.any():
+        flags.add("zero_missing")
+        tables["column_zero"] = columns.zero_missing.astype(np.uint8)
+    if canonical.has_categories:
+        flags.add("categories")
+        first = int(columns.bound_offset[columns.n_numeric])
+        counts = np.diff(columns.bound_offset)[columns.n_numeric :]
+        scalars["rank_steps"] = int(counts.max(initial=0)).bit_length()
+        tables["rank_offset"] = (columns.bound_offset[columns.n_numeric :] - first).astype(np.int32)
+        tables["rank_bound32"] = np.append(columns.bound32[first:], np.float32(0))
+        if forest.input_dtype == "float64":
+            tables["rank_bound64"] = np.append(columns.bound64[first:], 0.0)
+        tables["bitset"] = canonical.bitset
+    return Layout(scalars, tables, {}, frozenset(flags))
+
+
+def is_missing(x: Expr, flags: frozenset[str], sentinel: Expr, zero_missing: Expr) -> Expr:
+    """Whether a value is missing. ``sentinel``, in the dtype that the source compares in, and ``zero_missing`` are read
+    only where their flag is set.
+
+    Never said as ``x != x``: TIR's simplifier takes that for false.
+    """
+    missing = tirx.isnan(x)
+    if "sentinel" in flags:
+        missing = tirx.Or(missing, tirx.Cast(str(sentinel.ty.dtype), x) == sentinel)
+    if "zero_missing" in flags:
+        band = tirx.abs(tirx.Cast("float64", x)) <= tirx.const(ZERO_BAND, "float64")
+        missing = tirx.Or(missing, tirx.And(zero_missing, band))
+    return missing
+
+
+def goes_right(value: Expr, bound: Expr) -> Expr:
+    """1 where a numeric test fails, else 0, int32. NaN compares false, and so goes right; never a negation, which
+    TIR's simplifier turns into ``value > bound``."""
+    return tirx.Select(value <= bound, tirx.const(0, "int32"), tirx.const(1, "int32"))
+
+
+def rank_bits(rank: Expr, dtype: str) -> Expr:
+    """An int32 rank as the bit pattern of a float."""
+    whole = rank if dtype == "float32" else tirx.Cast("int64", rank)
+    return tirx.reinterpret(dtype, whole)
+
+
+def goes_right_any(value: Expr, bound: Expr, word: Expr, bitset: Any, bind: Bind = unbound) -> Expr:
+    """`goes_right` for a node of either sort: ``word`` is its first bitset word, negative at numeric nodes.
+
+    Without a branch: at a numeric node the rank is masked to 0 and word 0 is read for nothing.
+    """
+    value, word = bind(value), bind(word)
+    dtype = str(value.ty.dtype)
+    whole = tirx.reinterpret("int32" if dtype == "float32" else "int64", value)
+    rank = whole if dtype == "float32" else tirx.Cast("int32", whole)
+    categorical = word >= tirx.const(0, "int32")
+    masked = bind(tirx.Select(categorical, rank, tirx.const(0, "int32")))
+    bits = bitset[tirx.max(word, tirx.const(0, "int32")) + (masked >> tirx.const(5, "int32"))]
+    bit = (bits >> tirx.Cast("uint32", masked & tirx.const(31, "int32"))) & tirx.const(1, "uint32")
+    return tirx.Select(categorical, tirx.Cast("int32", bit), goes_right(value, bound))
+
+
+def columns(X: te.Tensor, tables: Mapping[str, te.Tensor], layout: Layout, dtype: str, input_dtype: str) -> te.Tensor:
+    """TE graph: X (n, F) of any float dtype -> V (C + 1, n) of ``dtype``."""
+    n_columns, n_numeric = layout.scalars["n_columns"], layout.scalars["n_numeric"]
+    flags = layout.flags
+
+    def cast(row: Expr, column: Expr) -> Expr:
+        return tirx.Cast(dtype, X[row, tables["column_feature"][column]])
+
+    def missing(row: Expr, column: Expr) -> Expr:
+        sentinel = tirx.Cast(input_dtype, tables["sentinel"][0]) if "sentinel" in flags else None
+        zero = tables["column_zero"][column] != 0 if "zero_missing" in flags else None
+        return is_missing(cast(row, column), flags, sentinel, zero)
+
+    def constant(c: Expr) -> Expr:
+        return c == n_columns
+
+    def clamp(c: Expr) -> Expr:
+        return tirx.min(c, max(n_columns - 1, 0))
+
+    always_left = tirx.const(-np.inf, dtype)
+    if n_columns == 0:
+        return te.compute((1, X.shape[0]), lambda c, r: always_left, "columns")
+    if "categories" not in flags:
+        return te.compute(
+            (n_columns + 1, X.shape[0]),
+            lambda c, r: tirx.Select(
+                constant(c),
+                always_left,
+                tirx.Select(missing(r, clamp(c)), tirx.Cast(dtype, tables["column_fill"][clamp(c)]), cast(r, clamp(c))),
+            ),
+            "columns",
+        )
+    bound = tables["rank_bound32" if dtype == "float32" else "rank_bound64"]
+    offset = tables["rank_offset"]
+    longest = te.reduce_axis((0, max(int(layout_longest(layout)), 1)), "bound")
+    n_ranked = n_columns - n_numeric
+
+    def below(r: Expr, c: Expr) -> Expr:
+        at = tirx.min(offset[c] + longest, tirx.const(len(layout.tables["rank_bound32"]) - 1, "int32"))
+        inside = longest < offset[c + 1] - offset[c]
+        return tirx.Select(tirx.And(inside, bound[at] < cast(r, c + n_numeric)), 1, 0)
+
+    rank = te.compute((n_ranked, X.shape[0]), lambda c, r: te.sum(below(r, c), axis=longest), "rank")
+
+    def ranked(c: Expr, r: Expr) -> Expr:
+        k = tirx.max(tirx.min(c, n_columns - 1) - n_numeric, 0)
+        last = offset[k + 1] - offset[k] + 1
+        return rank_bits(tirx.Select(missing(r, k + n_numeric), last, rank[k, r]), dtype)
+
+    def numeric(c: Expr, r: Expr) -> Expr:
+        k = tirx.min(c, max(n_numeric - 1, 0))
+        return tirx.Select(missing(r, k), tirx.Cast(dtype, tables["column_fill"][k]), cast(r, k))
+
+    return te.compute(
+        (n_columns + 1, X.shape[0]),
+        lambda c, r: tirx.Select(constant(c), always_left, tirx.Select(c < n_numeric, numeric(c, r), ranked(c, r))),
+        "columns",
+    )
+
+
+def layout_longest(layout: Layout) -> int:
+    """The most bounds of a categorical column."""
+    return int(np.diff(layout.tables["rank_offset"]).max(initial=0))

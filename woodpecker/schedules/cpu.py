@@ -1,0 +1,213 @@
+"""CPU kernels: one loop over row blocks that joins predicate stage, strategy and aggregation.
+
+    def raw(X, out, scratch, model, row_begin, row_end):
+        V, acc = scratch                                     # (C + 1, R) column values, (R, K) sums
+        for block of R rows:
+            V[c, r] = column values of the block             # relay_ops.predicate
+            acc[r, k] = base_score[k]
+            for tree t:                                      # tables of a tree are read once per block
+                for group of L rows:                         # L walks in flight hide each other's latency
+                    p[0..L] = leaf positions in tree t       # the strategy: cpu_strategies
+                    acc[r, output[t]] += value[p]            # relay_ops.aggregate
+            out[block] = acc / divisor
+
+so nothing of size rows x trees is stored, and every row's sum is sequential whatever the blocks, groups or threads.
+Groups are whole: the last one repeats the block's last row. Tables are found through the directory of the model blob
+(`woodpecker.layout`); the code depends on the layout's signature alone.
+
+Why these loops are written here and not derived from the strategies' TE graphs by schedule primitives: trip counts
+come from a table (the depth of each tree) and sums must stay sequential per row while rows interleave, and neither a
+TE reduction nor compute_at can say that. The expressions inside (`step`, `goes_right`, ...) are the very functions
+that the TE graphs are made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tvm
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as TB
+
+from ..layout import Layout, Signature
+from ..relay_ops import aggregate, predicate
+from ..relay_ops.predicate import Expr
+from ..runtime.format import round_up
+from .cpu_strategies import LANES, STRATEGIES
+from .tir import Frame, const, new_frame, read_only_views, register, scratch_view
+
+V_BYTES = 128 * 1024
+"""Column values of a row block should stay in the second-level cache beside a tree's tables."""
+
+
+def plan_scratch(layout: Layout, strategy: str) -> Layout:
+    """The layout with the row block and the places of everything in scratch, for the wider of both input dtypes."""
+    width = layout.scalars["n_columns"] + 1
+    lanes = LANES[strategy](layout)
+    rows = max(lanes, min(1024, V_BYTES // (4 * width)) // lanes * lanes)
+    sums = round_up(8 * width * rows)
+    extra = sums + round_up(8 * layout.scalars["n_outputs"] * rows)
+    total = extra + round_up(lanes * (layout.scalars.get("n_tests", 0) + 4))
+    scalars = {"row_block": rows, "sums_offset": sums, "extra_offset": extra, "scratch_bytes": total}
+    return layout | Layout(scalars, {}, {}, frozenset())
+
+
+def entry(signature: Signature, name: str, kind: str, x_dtype: str, parallel: bool) -> tvm.tirx.PrimFunc:
+    """An entry of the calling convention: ``name(X, out, scratch, model, row_begin, row_end)``.
+
+    Args:
+        signature: What the code is specialised on.
+        name: The global symbol.
+        kind: "raw": out (n, K) of the accumulator's dtype; "apply": out (n, T) int32 leaf ids.
+        x_dtype: Dtype of X, "float32" or "float64".
+        parallel: Add a last argument ``num_tasks`` and run as many tasks by TVM's thread pool, each with a scratch of
+            its own; only for code that runs inside a process that holds libtvm_runtime.
+    """
+    value_dtype = "float64" if signature.input_dtype == x_dtype == "float64" else "float32"
+    out_dtype = signature.acc_dtype if kind == "raw" else "int32"
+    with IRBuilder() as builder, TB.prim_func():
+        TB.func_name(name)
+        TB.func_attr({"tirx.noalias": True, "global_symbol": name})
+        frame = new_frame(signature, x_dtype, value_dtype, out_dtype, parallel)
+        rows = frame.row_end - frame.row_begin
+        if parallel:
+            block = frame.scalar64("row_block")
+            tasks = tirx.max(frame.num_tasks, const(1, "int64"))
+            share = tirx.ceildiv(tirx.ceildiv(rows, block), tasks) * block
+            with TB.parallel(0, tasks) as task:
+                begin = tirx.min(frame.row_begin + task * share, frame.row_end)
+                end = tirx.min(begin + share, frame.row_end)
+                _row_blocks(frame, kind, begin, end, task * frame.scalar64("scratch_bytes"))
+        else:
+            _row_blocks(frame, kind, frame.row_begin, frame.row_end, const(0, "int64"))
+    return builder.get()
+
+
+def _row_blocks(frame: Frame, kind: str, begin: Expr, end: Expr, scratch: Expr) -> None:
+    signature = frame.signature
+    read_only_views(frame)
+    frame.V = scratch_view(frame, frame.value_dtype, scratch)
+    sums = scratch_view(frame, signature.acc_dtype, scratch + frame.scalar64("sums_offset"))
+    frame.extra = scratch + frame.scalar64("extra_offset")
+    block = frame.scalar64("row_block")
+    lanes = frame.lanes
+    with TB.serial(0, tirx.ceildiv(end - begin, block)) as b:
+        first = begin + b * block
+        count = register(tirx.Cast("int32", tirx.min(block, end - first)))
+        groups = register(tirx.truncdiv(count + const(lanes - 1), const(lanes)))
+
+        def row(r: Expr) -> Expr:
+            """The row of X that stands at place r of the block; places past the last row repeat it."""
+            return first + tirx.Cast("int64", tirx.min(r, count - const(1)))
+
+        _column_values(frame, row, groups * const(lanes))
+        if kind == "apply":
+            _leaf_ids(frame, first, count, groups)
+        else:
+            _raw_scores(frame, sums, first, row, count, groups)
+
+
+def _column_values(frame: Frame, row: Callable[[Expr], Expr], rows: Expr) -> None:
+    """Fill V for ``rows`` places of the block."""
+    tables, flags, dtype = frame.tables, frame.signature.flags, frame.value_dtype
+    n_columns, n_numeric = frame.scalar("n_columns"), frame.scalar("n_numeric")
+
+    def each(begin: Expr, end: Expr, store: Callable[[Expr, Expr, Expr, Expr], None]) -> None:
+        with TB.serial(begin, end) as column:
+            feature = register(tables["column_feature"][column])
+            with TB.serial(0, rows) as r:
+                x = register(tirx.Cast(dtype, frame.X[row(r), tirx.Cast("int64", feature)]))
+                sentinel = zero = None
+                if "sentinel" in flags:
+                    sentinel = tirx.Cast(frame.signature.input_dtype, tables["sentinel"][0])
+                if "zero_missing" in flags:
+                    zero = tables["column_zero"][column] != const(0, "uint8")
+                store(column, r, x, predicate.is_missing(x, flags, sentinel, zero))
+
+    def numeric(column: Expr, r: Expr, x: Expr, missing: Expr) -> None:
+        fill = tirx.Cast(dtype, tables["column_fill"][column])
+        TB.buffer_store(frame.V, tirx.Select(missing, fill, x), [frame.place(column, r)])
+
+    def ranked(column: Expr, r: Expr, x: Expr, missing: Expr) -> None:
+        offset = tables["rank_offset"]
+        bound = tables["rank_bound32" if dtype == "float32" else "rank_bound64"]
+        start = register(offset[column - n_numeric])
+        size = register(offset[column - n_numeric + const(1)] - start)
+        rank = TB.alloc_buffer((1,), "int32", scope="global")
+        TB.buffer_store(rank, const(0), [0])
+        steps = frame.scalar("rank_steps")
+        with TB.serial(0, steps) as i:  # binary search for #{bound < x}: no branch, the same steps for every row
+            further = register(rank[0] + (const(1) << (steps - const(1) - i)))
+            at = start + tirx.max(tirx.min(further, size) - const(1), const(0))
+            below = tirx.And(further <= size, bound[at] < x)
+            TB.buffer_store(rank, tirx.Select(below, further, rank[0]), [0])
+        final = tirx.Select(missing, size + const(1), rank[0])
+        TB.buffer_store(frame.V, predicate.rank_bits(final, dtype), [frame.place(column, r)])
+
+    each(const(0), n_numeric, numeric)
+    if "categories" in flags:
+        each(n_numeric, n_columns, ranked)
+    with TB.serial(0, rows) as r:
+        TB.buffer_store(frame.V, tirx.const(float("-inf"), dtype), [frame.place(n_columns, r)])
+
+
+def _leaf_ids(frame: Frame, first: Expr, count: Expr, groups: Expr) -> None:
+    """out[row, t] = leaf id."""
+
+    def sink(t: Expr, r: Expr, position: Expr) -> None:
+        with TB.If(r < count), TB.Then():
+            at = [first + tirx.Cast("int64", r), tirx.Cast("int64", t)]
+            TB.buffer_store(frame.out, frame.tables["leaf_id"][position], at)
+
+    with TB.serial(0, frame.scalar("n_trees")) as t, TB.serial(0, groups) as group:
+        STRATEGIES[frame.signature.strategy](frame, t, group, sink)
+
+
+def _raw_scores(frame: Frame, sums: Any, first: Expr, row: Callable[[Expr], Expr], count: Expr, groups: Expr) -> None:
+    """out[row, k] = raw score."""
+    tables, flags = frame.tables, frame.signature.flags
+    n_outputs = frame.scalar("n_outputs")
+    with TB.serial(0, groups * const(frame.lanes)) as r, TB.serial(0, n_outputs) as k:
+        TB.buffer_store(sums, tables["base_score"][k], [r * n_outputs + k])
+
+    def add(r: Expr, k: Expr, value: Expr) -> None:
+        at = r * n_outputs + k
+        TB.buffer_store(sums, sums[at] + value, [at])
+
+    def vector(t: Expr, r: Expr, position: Expr) -> None:
+        start = register(tirx.Cast("int64", tables["slot"][position]) * tirx.Cast("int64", n_outputs))
+        with TB.serial(0, n_outputs) as k:
+            add(r, k, tables["values"][start + tirx.Cast("int64", k)])
+
+    def linear(t: Expr, r: Expr, position: Expr) -> None:
+        add(r, tables["tree_output"][t], _linear_leaf(frame, row(r), position))
+
+    def scalar(t: Expr, r: Expr, position: Expr) -> None:
+        add(r, tables["tree_output"][t], tables["value"][position])
+
+    sink = vector if "vector" in flags else linear if "linear" in flags else scalar
+    with TB.serial(0, frame.scalar("n_trees")) as t, TB.serial(0, groups) as group:
+        STRATEGIES[frame.signature.strategy](frame, t, group, sink)
+    with TB.serial(0, count) as r, TB.serial(0, n_outputs) as k:
+        total = sums[r * n_outputs + k]
+        value = total / tables["divisor"][0] if "divide" in flags else total
+        TB.buffer_store(frame.out, value, [first + tirx.Cast("int64", r), tirx.Cast("int64", k)])
+
+
+def _linear_leaf(frame: Frame, row: Expr, position: Expr) -> Expr:
+    """The value of a leaf that may be linear in X."""
+    tables = frame.tables
+    slot = register(tables["slot"][position])
+    begin, end = register(tables["linear_offset"][slot]), register(tables["linear_offset"][slot + const(1)])
+    acc = TB.alloc_buffer((1,), "float64", scope="global")
+    plain = TB.alloc_buffer((1,), "int32", scope="global")
+    TB.buffer_store(acc, tables["linear_const"][slot], [0])
+    TB.buffer_store(plain, tirx.Select(begin == end, const(1), const(0)), [0])
+    with TB.serial(begin, end) as j:
+        feature = tirx.Cast("int64", tables["linear_feature"][j])
+        x = register(aggregate.linear_input(frame.X[row, feature], tables["zero_band"][0]))
+        TB.buffer_store(acc, acc[0] + aggregate.fenced_product(tables["linear_coef"][j], x), [0])
+        TB.buffer_store(plain, tirx.Select(tirx.isnan(x), const(1), plain[0]), [0])
+    return tirx.Select(plain[0] == const(1), tables["value"][position], acc[0])
