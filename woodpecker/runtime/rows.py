@@ -41,7 +41,7 @@ class InputSpec:
         frame_categories: feature -> its categories in the order of their codes.
         unknown_category: What another category is: "error" or "nan".
         zero_band: See `woodpecker.forest.Forest.zero_band`.
-        library: "xgboost", "lightgbm", "sklearn", or another.
+        library: "xgboost", "lightgbm", "scikit-learn", or another.
     """
 
     n_features: int
@@ -57,7 +57,7 @@ class InputSpec:
     @staticmethod
     def of_forest(forest: Any) -> InputSpec:
         """The spec of a `woodpecker.forest.Forest`."""
-        library = str(forest.source.get("library", "")).lower().replace("scikit-learn", "sklearn")
+        library = str(forest.source.get("library", ""))
         return InputSpec(
             n_features=int(forest.n_features),
             feature_names=None if forest.feature_names is None else tuple(map(str, forest.feature_names)),

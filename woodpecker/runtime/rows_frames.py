@@ -14,6 +14,9 @@ from .rows import FLOAT32, FLOAT64, InputSpec, Rows, block_rows, check_shape
 Column = Callable[[int, int], np.ndarray]
 """(begin, end) -> the values of those rows, of any dtype that casts to float."""
 
+Lookup = Callable[[Any, str], float]
+"""(value, where it stands) -> the number it is to the model."""
+
 _INTEGERS = {"Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64"}
 _FLOATS = {"Float16", "Float32", "Float64"}
 _CATEGORIES = {"Categorical", "Enum", "String", "Object"}
@@ -100,7 +103,7 @@ def _interleaves(columns: Sequence[Any], spec: InputSpec) -> bool:
     scikit-learn does, for polars and for pandas' numpy columns without a bool among them; XGBoost casts each column
     by itself (measured on integers beyond 2**53).
     """
-    if spec.library != "sklearn" or not any(str(c.dtype) in _FLOATS for c in columns):
+    if spec.library != "scikit-learn" or not any(str(c.dtype) in _FLOATS for c in columns):
         return False
     native = [c.to_native() for c in columns]
     root = type(native[0]).__module__.partition(".")[0]
@@ -120,11 +123,11 @@ def _column(series: Any, f: int, spec: InputSpec, dtype: np.dtype[Any], via: np.
                 "of codes"
             )
         if numeric or kind in _CATEGORIES:
-            return _encoder(series, kind, tuple(spec.frame_categories[f]), spec.unknown_category)
+            return _decode(series, kind, _encoder(name, tuple(spec.frame_categories[f]), spec.unknown_category))
+    elif kind in _CATEGORIES and spec.library == "scikit-learn":
+        return _decode(series, kind, _number(name))
     elif kind in _CATEGORIES and int(series.null_count()) != len(series):
-        raise InputError(
-            f"column {name!r} is {kind} in X, and the model has no categories for it: encode it as numbers"
-        )
+        raise InputError(f"column {name!r} is {kind} in X and the model has no categories for it: encode it as numbers")
     if kind in _FLOATS:
         return _zero_copy(series) or (lambda begin, end: series[begin:end].to_numpy())
     if numeric:
@@ -183,8 +186,8 @@ def _key(value: Any) -> tuple[str, Any]:
     return kind, value
 
 
-def _encoder(series: Any, kind: str, categories: tuple[Any, ...], unknown: str) -> Column:
-    """Codes of a column's values; null is NaN, and so is an unknown category where the library has it so."""
+def _encoder(name: Any, categories: tuple[Any, ...], unknown: str) -> Lookup:
+    """A category's code; NaN for an unknown one where the library has it so."""
     code = {_key(category): float(i) for i, category in enumerate(categories)}
 
     def lookup(value: Any, where: str) -> float:
@@ -194,20 +197,26 @@ def _encoder(series: Any, kind: str, categories: tuple[Any, ...], unknown: str) 
             found = None
         if found is None and unknown == "error":
             raise InputError(
-                f"column {series.name!r} holds {value!r}{where}, which is not among the model's {len(code)} categories"
+                f"column {name!r} holds {value!r}{where}, which is not among the model's {len(code)} categories"
             )
-        return np.nan if found is None else found
+        return float("nan") if found is None else found
 
-    def read(begin: int, end: int) -> np.ndarray:
-        part = series[begin:end]
-        null = part.is_null().to_numpy().astype(bool)
-        values = zip(part.to_list(), null, strict=True)
-        codes = [
-            np.nan if is_null or value != value else lookup(value, f" in row {begin + i}")
-            for i, (value, is_null) in enumerate(values)
-        ]
-        return np.array(codes, np.float64)
+    return lookup
 
+
+def _number(name: Any) -> Lookup:
+    """A numeric category is its own value, as it is to scikit-learn."""
+
+    def lookup(value: Any, where: str) -> float:
+        if isinstance(value, (bool, int, float, np.number, np.bool_)):
+            return float(value)
+        raise InputError(f"column {name!r} holds {value!r}{where} and the model has no categories for it")
+
+    return lookup
+
+
+def _decode(series: Any, kind: str, lookup: Lookup) -> Column:
+    """A column read value by value; null and NaN are NaN."""
     native = series.to_native()
     if kind == "Categorical" and type(native).__module__.startswith("pandas") and hasattr(native, "cat"):
         # Only categories that occur count: pandas keeps those of rows that were filtered out.
@@ -216,4 +225,12 @@ def _encoder(series: Any, kind: str, categories: tuple[Any, ...], unknown: str) 
         table = np.full(len(native.cat.categories) + 1, np.nan)
         table[used] = [lookup(native.cat.categories[i], "") for i in used]
         return lambda begin, end: table[codes[begin:end]]
+
+    def read(begin: int, end: int) -> np.ndarray:
+        part = series[begin:end]
+        null = part.is_null().to_numpy().astype(bool)
+        values = enumerate(zip(part.to_list(), null, strict=True), begin)
+        found = [np.nan if absent or v != v else lookup(v, f" in row {row}") for row, (v, absent) in values]
+        return np.array(found, np.float64)
+
     return read
