@@ -122,7 +122,7 @@ def raw(model: Any, X: np.ndarray) -> np.ndarray:
 
 
 def leaves(model: Any, X: np.ndarray) -> np.ndarray:
-    return np.asarray(booster_of(model).predict(X, pred_leaf=True, num_threads=1)).reshape(len(X), -1)
+    return np.asarray(booster_of(model).predict(X, pred_leaf=True, num_threads=1)).reshape(X.shape[0], -1)
 
 
 def train(objective: str, variant: dict[str, Any], rounds: int = ROUNDS, **options: Any) -> lgb.Booster:

@@ -66,11 +66,10 @@ def live_sigmoid(booster: Any, parsed: ModelText) -> float | None:
     given = getattr(booster, "params", {}).get("sigmoid")
     if written is None or given is None:
         return None
-    candidates = sorted({atof(written), atof(str(given))})
-    if len(candidates) == 1:
+    candidates = [atof(written), atof(str(given))]
+    if candidates[0] == candidates[1]:
         return candidates[0]
-    n = max(1, min(64, 10**6 // max(1, parsed.n_features)))
-    X = np.random.default_rng(0).normal(scale=3, size=(n, parsed.n_features))
+    X = _rows_at_thresholds(parsed)
     raw = booster.predict(X, raw_score=True, num_iteration=-1)
     p = booster.predict(X, num_iteration=-1)
     if parsed.average_output:
@@ -84,6 +83,17 @@ def live_sigmoid(booster: Any, parsed: ModelText) -> float | None:
             f"this booster's sigmoid is neither {candidates[0]} nor {candidates[1]}; reload it from model_to_string()"
         )
     return candidates[best]
+
+
+def _rows_at_thresholds(parsed: ModelText) -> np.ndarray:
+    n = max(1, min(64, 10**6 // max(1, parsed.n_features)))
+    X = np.zeros((n, parsed.n_features))
+    feature = np.concatenate([tree.feature for tree in parsed.trees] or [np.zeros(0, np.int64)])
+    threshold = np.concatenate([tree.threshold for tree in parsed.trees] or [np.zeros(0)])
+    rng = np.random.default_rng(0)
+    for f in np.unique(feature):
+        X[:, f] = rng.choice(threshold[feature == f], n)
+    return X
 
 
 def methods(
