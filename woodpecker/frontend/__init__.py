@@ -50,9 +50,8 @@ def to_forest(
         UnsupportedModelError: not a model that woodpecker compiles, or a file format that it does not read.
     """
     model = model_or_path
-    if not isinstance(missing, (int, float)) and not hasattr(missing, "__float__"):
-        raise UnsupportedModelError(f"missing must be a number, found {missing!r}")
-    given: dict[str, Any] = {} if math.isnan(missing) else {"missing": float(missing)}
+    missing = _missing(missing)
+    given: dict[str, Any] = {} if math.isnan(missing) else {"missing": missing}
     if iteration_range is not None:
         given["iteration_range"] = _iteration_range(iteration_range)
     if isinstance(model, Forest):
@@ -66,16 +65,23 @@ def to_forest(
     if function := from_entry_point(model):
         return call(function, model, given)
     if adapter := _adapter(model):
-        forest: Forest = adapter.from_model(model, missing=float(missing), iteration_range=given.get("iteration_range"))
+        forest: Forest = adapter.from_model(model, missing=missing, iteration_range=given.get("iteration_range"))
         return verify(forest)
     if isinstance(model, (str, os.PathLike)):
         path = Path(os.fsdecode(os.fspath(model)))
         reader = importlib.import_module(f".{_library_of_file(path)}", __name__)
-        read: Forest = reader.from_file(path, missing=float(missing), iteration_range=given.get("iteration_range"))
+        read: Forest = reader.from_file(path, missing=missing, iteration_range=given.get("iteration_range"))
         return verify(read)
     if isinstance(model, type):
         raise UnsupportedModelError(f"{qualified_name(model)} is a class: pass a trained model")
     raise UnsupportedModelError(f"{qualified_name(type(model))} is not a model that woodpecker knows; {_SUPPORTED}")
+
+
+def _missing(value: Any) -> float:
+    try:
+        return float(value + 0.0)
+    except (TypeError, ValueError, OverflowError):
+        raise UnsupportedModelError(f"missing must be a number, found {value!r}") from None
 
 
 def _iteration_range(value: Any) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from ..errors import InvalidModelError, UnsupportedModelError
 from ..forest import Forest
 from ..verify import verify
 
-Frontend = Callable[..., Forest]
+Frontend = Callable[..., Any]
 """function(model) -> Forest; it is also given ``missing`` or ``iteration_range`` by keyword, where the user gave it."""
 
 ENTRY_POINTS = "woodpecker.frontends"
@@ -111,7 +111,7 @@ def from_entry_point(model: Any) -> Frontend | None:
                 ) from error
             if not callable(function):
                 raise UnsupportedModelError(f"the frontend {entry.value!r} for {entry.name} is not a function")
-            return function  # type: ignore[no-any-return]
+            return function
     return None
 
 

@@ -1,0 +1,458 @@
+"""Every kind of input becomes the same blocks: safe to read, and equal to what the source library would have read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from woodpecker.errors import InputError, MissingExtraError
+from woodpecker.runtime import rows as rows_module
+from woodpecker.runtime.rows import InputSpec, direct, read_rows
+
+NAN = float("nan")
+SPEC = InputSpec(3)
+BEYOND = 2**54 + 2**30 + 1
+"""An integer that float32 holds in two ways: rounded once, or by way of float64."""
+
+
+def matrix(n: int = 10, dtype: Any = np.float32) -> np.ndarray:
+    return (np.random.default_rng(n).normal(size=(n, 3)) * 100).astype(dtype)
+
+
+def read(X: Any, spec: InputSpec = SPEC) -> np.ndarray:
+    """All blocks of X, each checked against what native code relies on, as one matrix."""
+    rows = read_rows(X, spec)
+    parts, at = [], 0
+    for begin, end, block in rows.blocks():
+        assert begin == at < end
+        at = end
+        assert type(block) is np.ndarray
+        assert block.shape == (end - begin, spec.n_features)
+        assert block.dtype == rows.dtype
+        assert block.dtype in (np.float32, np.float64)
+        assert block.dtype.isnative
+        assert block.flags.aligned
+        assert block.ctypes.data % block.itemsize == 0
+        if spec.n_features:
+            assert block.strides[1] == block.itemsize
+            assert block.strides[0] % block.itemsize == 0
+            assert block.strides[0] >= spec.n_features * block.itemsize
+        parts.append(block.copy())
+    assert at == rows.n
+    return np.concatenate(parts) if parts else np.empty((0, spec.n_features), rows.dtype)
+
+
+def same(X: Any, want: np.ndarray, spec: InputSpec = SPEC) -> None:
+    got = read(X, spec)
+    assert got.dtype == want.dtype
+    assert got.shape == want.shape
+    assert got.tobytes() == want.tobytes() or np.array_equal(got, want, equal_nan=True)
+
+
+@pytest.fixture(params=[None, 4], ids=["one block", "blocks of 4"])
+def small_blocks(request, monkeypatch):
+    """Tests run with the usual blocks, and with blocks so small that every input has several and a remainder."""
+    if request.param:
+        monkeypatch.setattr(rows_module, "BLOCK_ROWS", request.param)
+        monkeypatch.setattr(rows_module, "BLOCK_BYTES", 3 * 8 * request.param)
+
+
+class TestArrays:
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_a_c_ordered_matrix_is_one_block_of_its_own_memory(self, dtype):
+        X = matrix(10_000, dtype)
+        X.flags.writeable = False
+        ((begin, end, block),) = read_rows(X, SPEC).blocks()
+        assert (begin, end) == (0, 10_000)
+        assert block.ctypes.data == X.ctypes.data
+        assert np.shares_memory(block, X)
+
+    def test_a_row_stride_is_no_reason_to_copy(self):
+        X = matrix(10)
+        for view in (X[::2], np.hstack([X, X])[:, :3], X[2:5]):
+            assert direct(view, 3)
+            ((_, _, block),) = read_rows(view, SPEC).blocks()
+            assert np.shares_memory(block, view)
+            same(view, np.ascontiguousarray(view))
+
+    @pytest.mark.usefixtures("small_blocks")
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_other_layouts_are_converted(self, dtype):
+        X = matrix(10, dtype)
+        packed = np.zeros(10, [("tag", "u1"), ("row", dtype, 3)])
+        packed["row"] = X
+        shifted = np.zeros(X.nbytes + 1, np.uint8)[1:].view(dtype).reshape(10, 3)
+        shifted[:] = X
+        layouts = {
+            "fortran": np.asfortranarray(X),
+            "reversed rows": X[::-1][::-1][::-1],
+            "reversed columns": X[:, ::-1],
+            "odd stride": packed["row"],
+            "unaligned": shifted,
+            "big-endian": X.astype(np.dtype(dtype).newbyteorder(">")),
+            "broadcast": np.broadcast_to(X[0], (10, 3)),
+            "every second column": np.repeat(X, 2, 1)[:, ::2],
+            "overlapping": np.lib.stride_tricks.sliding_window_view(X.reshape(-1), 3)[:10],
+        }
+        for name, layout in layouts.items():
+            assert not direct(layout, 3), name
+            same(layout, np.ascontiguousarray(layout).astype(dtype))
+
+    def test_one_row_of_an_odd_array_is_safe(self):
+        packed = np.zeros(5, [("tag", "u1"), ("row", np.float32, 3)])
+        packed["row"] = matrix(5)
+        same(packed["row"][3:4], matrix(5)[3:4])
+
+    @pytest.mark.parametrize("n", [0, 1, 3, 4095, 4096, 4097])
+    def test_any_number_of_rows(self, n):
+        same(matrix(n), matrix(n))
+        same(np.asfortranarray(matrix(n)), matrix(n))
+
+    @pytest.mark.usefixtures("small_blocks")
+    @pytest.mark.parametrize("dtype", ["i1", "u1", "<i4", ">i8", "u8", "?", "<f2", ">f2"])
+    @pytest.mark.parametrize("target", ["float32", "float64"])
+    def test_other_numbers_are_cast_to_the_integer_dtype(self, dtype, target):
+        spec = InputSpec(3, integer_dtype=target)
+        X = np.random.default_rng(0).integers(0, 100, (10, 3)).astype(dtype)
+        same(X, X.astype(target), spec)
+
+    def test_integers_are_rounded_once(self):
+        X = np.array([[BEYOND, 0, 1]])
+        once, twice = X.astype(np.float32), X.astype(np.float64).astype(np.float32)
+        assert once[0, 0] != twice[0, 0]
+        same(X, once)
+        same(X, X.astype(np.float64), InputSpec(3, integer_dtype="float64"))
+
+    def test_float_dtypes_are_kept_whatever_the_model_compares_in(self):
+        same(matrix(5, np.float64), matrix(5, np.float64), InputSpec(3, input_dtype="float32"))
+        same(matrix(5, np.float32), matrix(5, np.float32), InputSpec(3, input_dtype="float64"))
+
+    def test_no_features_and_one_feature(self):
+        assert read(np.zeros((5, 0)), InputSpec(0)).shape == (5, 0)
+        column = np.arange(6.0)[::2]
+        same(column[:, None], np.array([[0.0], [2], [4]]), InputSpec(1))
+
+    def test_wide_rows_make_small_blocks(self):
+        assert rows_module.block_rows(28, 4) == 4096
+        assert rows_module.block_rows(2000, 8) * 2000 * 8 <= rows_module.BLOCK_BYTES
+        assert rows_module.block_rows(2**24, 8) == 1
+        assert rows_module.block_rows(0, 8) == 4096
+
+    @pytest.mark.usefixtures("small_blocks")
+    def test_lists(self):
+        X = matrix(6, np.float64)
+        same(X.tolist(), X)
+        same(tuple(X), X)
+        same([[1, 2, 3]], np.array([[1, 2, 3]], np.float32))
+        same([[1, 2, 3.5]], np.array([[1, 2, 3.5]]))
+
+    @pytest.mark.filterwarnings("ignore:the matrix subclass")
+    def test_subclasses(self, tmp_path):
+        X = matrix(6)
+        same(np.asmatrix(X), X)
+        mapped = np.memmap(tmp_path / "x", np.float32, "w+", shape=(6, 3))
+        mapped[:] = X
+        ((_, _, block),) = read_rows(mapped, SPEC).blocks()
+        assert np.shares_memory(block, mapped)
+        same(mapped, X)
+
+    def test_masked_values_need_a_meaning(self):
+        X = matrix(6)
+        same(np.ma.masked_array(X), X)
+        with pytest.raises(InputError, match="masked"):
+            read_rows(np.ma.masked_array(X, X > 0), SPEC)
+
+    def test_objects_that_numpy_reads(self):
+        class Table:
+            def __array__(self, dtype=None, copy=None):
+                return matrix(4)
+
+        same(Table(), matrix(4))
+
+    @pytest.mark.parametrize(
+        ("X", "message"),
+        [
+            (np.zeros(3), r"X\.reshape\(1, -1\)"),
+            ([1.0, 2.0, 3.0], r"X\.reshape\(1, -1\)"),
+            (np.zeros((2, 3, 1)), "3 dimensions"),
+            (np.float64(3), "must be a table"),
+            (np.array(3.0), "0 dimensions"),
+            (np.zeros((2, 4)), "4 columns; the model has 3"),
+            (np.zeros((0, 2)), "2 columns"),
+            (np.zeros((2, 3), np.longdouble), "float64 is the widest"),
+            (np.zeros((2, 3), complex), "complex"),
+            (np.zeros((2, 3), object), "Python objects"),
+            ([[1.0, None, 2.0]], "Python objects"),
+            ([["a", "b", "c"]], "text"),
+            (np.zeros((2, 3), "S3"), "text"),
+            (np.zeros((2, 3), "M8[s]"), "dates"),
+            (np.zeros((2, 3), "m8[s]"), "durations"),
+            (np.zeros((2, 3), [("a", float)]), "not supported"),
+            ([[1.0, 2.0], [3.0]], "cannot be read as an array"),
+            (None, "NoneType"),
+            ("rows.csv", "a str; it must be a table"),
+            (b"x", "a bytes"),
+            ({"a": [1]}, "a dict"),
+            (object(), "builtins.object; supported are"),
+            (iter([[1, 2, 3]]), "list_iterator; supported are"),
+        ],
+        ids=str,
+    )
+    def test_what_is_refused(self, X, message):
+        with pytest.raises(InputError, match=message):
+            read_rows(X, SPEC)
+
+    def test_the_hint_for_one_feature(self):
+        with pytest.raises(InputError, match=r"X\.reshape\(-1, 1\) for one feature"):
+            read_rows(np.zeros(5), InputSpec(1))
+
+
+class TestSpec:
+    def test_json_round_trip(self):
+        import json
+
+        spec = InputSpec(
+            2, ("a", "b"), "float64", "float32", NAN, {1: ("x", 3, 2.5, True, np.int64(7))}, "nan", 1e-35, "xgboost"
+        )
+        again = InputSpec.from_json(json.loads(json.dumps(spec.to_json(), allow_nan=False)))
+        assert repr(again) == repr(spec).replace("np.int64(7)", "7")
+        assert InputSpec.from_json(SPEC.to_json()) == SPEC
+
+    @pytest.mark.parametrize("library", ["xgboost", "lightgbm", "scikit-learn", None])
+    def test_of_forest(self, library):
+        from woodpecker.forest import Forest
+
+        forest = Forest.from_nested(
+            [{"value": 1.0}],
+            2,
+            feature_names=("a", "b"),
+            frame_categories={1: ["u"]},
+            zero_band=1e-35,
+            source={"library": library} if library else {},
+        )
+        spec = InputSpec.of_forest(forest)
+        assert (spec.n_features, spec.feature_names, spec.frame_categories) == (2, ("a", "b"), {1: ("u",)})
+        assert (spec.library, spec.zero_band) == (library or "", 1e-35)
+        assert np.isnan(spec.sparse_fill) == (library == "xgboost")
+
+
+class TestSparse:
+    @pytest.fixture(autouse=True)
+    def _scipy(self):
+        pytest.importorskip("scipy")
+
+    @staticmethod
+    def csr(X: np.ndarray) -> Any:
+        import scipy.sparse as sp
+
+        return sp.csr_matrix(X)
+
+    @pytest.mark.usefixtures("small_blocks")
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, bool])
+    def test_formats(self, dtype):
+        import scipy.sparse as sp
+
+        X = np.where(np.random.default_rng(0).random((11, 3)) < 0.5, 0, matrix(11)).astype(dtype)
+        want = X if X.dtype.kind == "f" else X.astype(np.float32)
+        for kind in (
+            sp.csr_matrix,
+            sp.csr_array,
+            sp.csc_matrix,
+            sp.csc_array,
+            sp.coo_array,
+            sp.lil_array,
+            sp.dok_array,
+        ):
+            same(kind(X), want)
+
+    def test_an_absent_entry_is_what_the_library_says_and_an_explicit_zero_is_zero(self):
+        X = self.csr(np.array([[1.0, 2.0, 0.0]]))
+        X.data[1] = 0.0
+        same(X, np.array([[1.0, 0.0, NAN]]), InputSpec(3, sparse_fill=NAN, library="xgboost"))
+        same(X, np.array([[1.0, 0.0, 0.0]]), InputSpec(3, sparse_fill=0.0))
+
+    def test_indices_in_any_order(self):
+        import scipy.sparse as sp
+
+        X = sp.csr_array((np.array([1.0, 2, 3]), np.array([2, 0, 1]), np.array([0, 2, 3])), shape=(2, 3))
+        same(X, np.array([[2.0, 0, 1], [0, 3, 0]]))
+
+    def test_duplicates(self):
+        import scipy.sparse as sp
+
+        X = sp.csr_array((np.array([1.0, 1e-17, 3, -1]), np.array([2, 0, 0, 2]), np.array([0, 4])), shape=(1, 3))
+        same(X, X.toarray())
+        for library in ("xgboost", "lightgbm"):
+            with pytest.raises(InputError, match="sum_duplicates"):
+                read(X, InputSpec(3, library=library))
+
+    def test_zero_rows_and_empty_rows(self):
+        same(self.csr(np.zeros((0, 3))), np.zeros((0, 3)))
+        same(self.csr(np.zeros((5, 3))), np.zeros((5, 3)))
+
+    def test_tiny_entries_of_lightgbm(self):
+        spec = InputSpec(3, input_dtype="float64", zero_band=float(np.float32(1e-35)), library="lightgbm")
+        X = self.csr(np.array([[0, 0, 0], [0, 1e-35, 2.0]]))
+        with pytest.raises(InputError, match=r"X\[1, 1\] is 1e-35: LightGBM"):
+            read(X, spec)
+        same(X.tocsc(), X.toarray(), spec)  # its CSC path reads them as its dense path does
+        just_above = self.csr(np.array([[np.nextafter(spec.zero_band, 1), -0.0, 1]]))
+        same(just_above, just_above.toarray(), spec)
+
+    def test_shapes(self):
+        import scipy.sparse as sp
+
+        with pytest.raises(InputError, match="4 columns"):
+            read_rows(self.csr(np.zeros((2, 4))), SPEC)
+        with pytest.raises(InputError, match="one dimension"):
+            read_rows(sp.coo_array(np.zeros(3)), SPEC)
+        with pytest.raises(InputError, match="complex"):
+            read_rows(self.csr(np.zeros((2, 3), complex)), SPEC)
+
+    @pytest.mark.parametrize(
+        ("name", "values"),
+        [
+            ("indices", [0, 3]),
+            ("indices", [-1, 1]),
+            ("indices", [0, 2**31 - 1]),
+            ("indptr", [0, 3, 2]),
+            ("indptr", [0, 1, 99]),
+            ("indptr", [-5, 1, 2]),
+            ("indptr", [0, 2]),
+            ("data", [1.0]),
+        ],
+    )
+    def test_damaged_matrices_are_not_read(self, name, values):
+        X = self.csr(np.array([[1.0, 0, 0], [0, 1, 0]]))
+        object.__setattr__(X, name, np.array(values))
+        with pytest.raises(InputError, match="damaged"):
+            read(X)
+
+
+class TestDlpack:
+    def test_without_a_framework(self):
+        class Tensor:
+            def __init__(self, array):
+                self.array = array
+
+            def __dlpack__(self, **options):
+                return self.array.__dlpack__(**options)
+
+            def __dlpack_device__(self):
+                return self.array.__dlpack_device__()
+
+        X = matrix(10)
+        rows = read_rows(Tensor(X), SPEC)
+        ((_, _, block),) = rows.blocks()
+        assert np.shares_memory(block, X)
+        result = np.zeros(3)
+        assert rows.restore(result) is result
+        same(Tensor(np.asfortranarray(X)), X)
+        with pytest.raises(InputError, match="4 columns"):
+            read_rows(Tensor(matrix(10)[:, [0, 1, 2, 0]]), SPEC)
+
+    @pytest.mark.parametrize(
+        ("device", "name"), [((2, 0), "cuda:0"), ((10, 1), "rocm:1"), ((99, 0), "DLPack device 99:0")]
+    )
+    def test_other_devices(self, device, name):
+        class Tensor:
+            def __dlpack__(self, **options):
+                pytest.fail("its memory was asked for")
+
+            def __dlpack_device__(self):
+                return device
+
+        with pytest.raises(InputError, match=f"on {name}, and this artifact runs on the CPU"):
+            read_rows(Tensor(), SPEC)
+
+    @pytest.mark.parametrize("part", ["__dlpack__", "__dlpack_device__"])
+    def test_a_tensor_that_refuses(self, part):
+        class Tensor:
+            def __dlpack__(self, **options):
+                raise BufferError("no")
+
+            def __dlpack_device__(self):
+                if part == "__dlpack_device__":
+                    raise ValueError("no")
+                return (1, 0)
+
+        with pytest.raises(InputError, match="no"):
+            read_rows(Tensor(), SPEC)
+
+
+class TestTorch:
+    @pytest.fixture(autouse=True)
+    def _torch(self):
+        self.torch = pytest.importorskip("torch")
+
+    def test_cpu_tensors_without_a_copy_and_results_as_tensors(self):
+        X = self.torch.from_numpy(matrix(10))
+        rows = read_rows(X, SPEC)
+        ((_, _, block),) = rows.blocks()
+        assert block.ctypes.data == X.data_ptr()
+        result = rows.restore(np.arange(3.0))
+        assert isinstance(result, self.torch.Tensor)
+        assert result.tolist() == [0, 1, 2]
+        parts = rows.restore([np.zeros(2), np.array(["a", "b"])])
+        assert isinstance(parts[0], self.torch.Tensor)
+        assert isinstance(parts[1], np.ndarray)
+        frozen = np.zeros(3)
+        frozen.flags.writeable = False
+        assert isinstance(rows.restore(frozen), self.torch.Tensor)
+
+    @pytest.mark.usefixtures("small_blocks")
+    def test_layouts_and_dtypes(self):
+        X = matrix(10)
+        tensor = self.torch.from_numpy(X.copy())
+        same(tensor.t().contiguous().t(), X)
+        same(tensor[:1].expand(10, 3), np.broadcast_to(X[0], (10, 3)).copy())
+        same(tensor.double(), X.astype(np.float64))
+        same(tensor.half(), X.astype(np.float16).astype(np.float32))
+        same(tensor.long(), X.astype(np.int64).astype(np.float32))
+        same(tensor > 0, (X > 0).astype(np.float32))
+        same(tensor[:0], X[:0])
+        same(tensor.requires_grad_(), X)
+        assert not read_rows(tensor, SPEC).restore(np.zeros(3)).requires_grad
+
+    def test_a_pending_negation_is_not_lost(self):
+        X = self.torch.randn(10, 3, dtype=self.torch.cfloat).conj().imag
+        assert X.is_neg()
+        same(X, np.array(X.tolist(), np.float32))
+
+    def test_what_is_refused(self):
+        torch = self.torch
+        for X in (
+            torch.zeros(2, 3).bfloat16(),
+            torch.zeros(2, 3).to_sparse(),
+            torch.empty(2, 3, device="meta"),
+            torch.zeros(2, 3, dtype=torch.cfloat),
+            torch.zeros(3),
+            torch.zeros(2, 4),
+        ):
+            with pytest.raises(InputError):
+                read_rows(X, SPEC)
+
+
+def test_reading_rows_imports_nothing_but_numpy():
+    code = """
+import sys
+import numpy as np
+from woodpecker.runtime.rows import InputSpec, read_rows
+list(read_rows(np.zeros((2, 3)), InputSpec(3)).blocks())
+list(read_rows([[1, 2, 3]], InputSpec(3)).blocks())
+loaded = {"narwhals", "pandas", "polars", "pyarrow", "scipy", "torch", "tvm", "sklearn", "xgboost"} & set(sys.modules)
+raise SystemExit(f"imported {loaded}" if loaded else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_frame_without_narwhals(monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.setitem(sys.modules, "narwhals", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'woodpecker\[frames\]'"):
+        read_rows(pandas.DataFrame(matrix(3)), SPEC)
