@@ -1,0 +1,6 @@
+"""Runs artifacts. Imports numpy and tvm_ffi only, never the compiler."""
+
+from .loader import load
+from .predictor import Predictor
+
+__all__ = ["Predictor", "load"]

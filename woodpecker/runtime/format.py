@@ -16,7 +16,7 @@ All numbers are little-endian. In a `.so` the blob lies in a read-only section, 
 without running anything.
 
 Raising the format version: readers accept FORMAT and FORMAT - 1. Change the layout here, raise FORMAT by one, teach
-`parse` the difference, and keep an artifact of the old version under `tests/data` that a test still loads.
+`find` the difference, and keep an artifact of the old version under `tests/data` that a test still loads.
 """
 
 from __future__ import annotations
@@ -107,44 +107,35 @@ def find(data: mmap.mmap | bytes, path: str) -> Header:
     start = data.find(MAGIC)
     if start < 0:
         raise ArtifactError(f"{path} is not a woodpecker artifact: it holds no model")
-    return parse(memoryview(data)[start:], path, start)
-
-
-def parse(data: memoryview, path: str, start: int = 0) -> Header:
-    """Check the blob that begins at ``data``.
-
-    Raises:
-        ArtifactError: see `find`.
-    """
-    damaged = "the file is damaged or cut short; compile and save the model again"
-    if len(data) < MANIFEST_OFFSET:
-        raise ArtifactError(f"{path}: {damaged}")
-    head = bytes(data[: _HEADER.size])
-    magic, version, abi, length, manifest_at, manifest_size, crc, digest = _HEADER.unpack(head)
-    if magic != MAGIC:
-        raise ArtifactError(f"{path}: no model begins at byte {start}")
+    damaged = f"{path}: the file is damaged or cut short; compile and save the model again"
+    head = data[start : start + MANIFEST_OFFSET]
+    if len(head) < MANIFEST_OFFSET:
+        raise ArtifactError(damaged)
+    _, version, abi, length, manifest_at, manifest_size, crc, digest = _HEADER.unpack(head[: _HEADER.size])
     if version not in (FORMAT, FORMAT - 1) or version == 0:
         raise ArtifactError(
             f"{path} has format version {version}; this woodpecker reads version {FORMAT}. Compile the model again, "
             "or use the woodpecker that made the file"
         )
-    if manifest_at != MANIFEST_OFFSET or not MANIFEST_OFFSET + manifest_size <= length <= len(data):
-        raise ArtifactError(f"{path}: {damaged}")
-    checked = bytearray(data[: MANIFEST_OFFSET + manifest_size])
-    checked[48:52] = bytes(4)
-    if zlib.crc32(checked) != crc:
-        raise ArtifactError(f"{path}: wrong checksum; {damaged}")
+    if manifest_at != MANIFEST_OFFSET or not MANIFEST_OFFSET + manifest_size <= length <= len(data) - start:
+        raise ArtifactError(damaged)
+    text = data[start + MANIFEST_OFFSET : start + MANIFEST_OFFSET + manifest_size]
+    if zlib.crc32(text, zlib.crc32(head[:48] + bytes(4) + head[52:])) != crc:
+        raise ArtifactError(f"{path}: wrong checksum; the file is damaged; compile and save the model again")
     if abi != ABI:
         raise ArtifactError(f"{path} has ABI version {abi}; this woodpecker calls version {ABI}. Compile it again")
-    return Header(start, length, json.loads(bytes(checked[MANIFEST_OFFSET:])), digest)
+    return Header(start, length, json.loads(text), digest)
 
 
-def verify_digest(data: memoryview, header: Header, path: str) -> None:
+def verify_digest(data: mmap.mmap | bytes, header: Header, path: str) -> None:
     """Compare the digest of the whole blob, which reads all of it.
 
     Raises:
         ArtifactError: it differs.
     """
-    body = data[header.start + DIRECTORY_OFFSET : header.start + header.length]
-    if hashlib.sha256(body).digest() != header.digest:
+    digest = hashlib.sha256()
+    end = header.start + header.length
+    for begin in range(header.start + DIRECTORY_OFFSET, end, 1 << 20):
+        digest.update(data[begin : min(begin + (1 << 20), end)])
+    if digest.digest() != header.digest:
         raise ArtifactError(f"{path}: the digest of the model differs; the file is damaged")

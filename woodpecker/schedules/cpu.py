@@ -36,7 +36,7 @@ from ..relay_ops import aggregate, predicate
 from ..relay_ops.predicate import Expr
 from ..runtime.format import round_up
 from .cpu_strategies import LANES, STRATEGIES
-from .tir import Frame, const, new_frame, read_only_views, register, scratch_view
+from .tir import Frame, const, new_frame, read_only_views, register, rows_of, scratch_view
 
 V_BYTES = 128 * 1024
 """Column values of a row block should stay in the second-level cache beside a tree's tables."""
@@ -70,18 +70,13 @@ def entry(signature: Signature, name: str, kind: str, x_dtype: str, parallel: bo
     with IRBuilder() as builder, TB.prim_func():
         TB.func_name(name)
         TB.func_attr({"tirx.noalias": True, "global_symbol": name})
-        frame = new_frame(signature, x_dtype, value_dtype, out_dtype, parallel)
-        rows = frame.row_end - frame.row_begin
-        if parallel:
-            block = frame.scalar64("row_block")
-            tasks = tirx.max(frame.num_tasks, const(1, "int64"))
-            share = tirx.ceildiv(tirx.ceildiv(rows, block), tasks) * block
-            with TB.parallel(0, tasks) as task:
-                begin = tirx.min(frame.row_begin + task * share, frame.row_end)
-                end = tirx.min(begin + share, frame.row_end)
-                _row_blocks(frame, kind, begin, end, task * frame.scalar64("scratch_bytes"))
-        else:
-            _row_blocks(frame, kind, frame.row_begin, frame.row_end, const(0, "int64"))
+        lanes = LANES[signature.strategy](signature)
+        frame = new_frame(signature, x_dtype, value_dtype, out_dtype, lanes, parallel)
+
+        def rows(begin: Expr, end: Expr, task: Expr) -> None:
+            _row_blocks(frame, kind, begin, end, task * frame.scalar64("scratch_bytes"))
+
+        rows_of(frame.arguments, frame.scalar64("row_block"), rows)
     return builder.get()
 
 
@@ -118,7 +113,7 @@ def _column_values(frame: Frame, row: Callable[[Expr], Expr], rows: Expr) -> Non
         with TB.serial(begin, end) as column:
             feature = register(tables["column_feature"][column])
             with TB.serial(0, rows) as r:
-                x = register(tirx.Cast(dtype, frame.X[row(r), tirx.Cast("int64", feature)]))
+                x = register(tirx.Cast(dtype, frame.arguments.X[row(r), tirx.Cast("int64", feature)]))
                 sentinel = zero = None
                 if "sentinel" in flags:
                     sentinel = tirx.Cast(frame.signature.input_dtype, tables["sentinel"][0])
@@ -159,7 +154,7 @@ def _leaf_ids(frame: Frame, first: Expr, count: Expr, groups: Expr) -> None:
     def sink(t: Expr, r: Expr, position: Expr) -> None:
         with TB.If(r < count), TB.Then():
             at = [first + tirx.Cast("int64", r), tirx.Cast("int64", t)]
-            TB.buffer_store(frame.out, frame.tables["leaf_id"][position], at)
+            TB.buffer_store(frame.arguments.out, frame.tables["leaf_id"][position], at)
 
     with TB.serial(0, frame.scalar("n_trees")) as t, TB.serial(0, groups) as group:
         STRATEGIES[frame.signature.strategy](frame, t, group, sink)
@@ -193,7 +188,7 @@ def _raw_scores(frame: Frame, sums: Any, first: Expr, row: Callable[[Expr], Expr
     with TB.serial(0, count) as r, TB.serial(0, n_outputs) as k:
         total = sums[r * n_outputs + k]
         value = total / tables["divisor"][0] if "divide" in flags else total
-        TB.buffer_store(frame.out, value, [first + tirx.Cast("int64", r), tirx.Cast("int64", k)])
+        TB.buffer_store(frame.arguments.out, value, [first + tirx.Cast("int64", r), tirx.Cast("int64", k)])
 
 
 def _linear_leaf(frame: Frame, row: Expr, position: Expr) -> Expr:
@@ -207,7 +202,7 @@ def _linear_leaf(frame: Frame, row: Expr, position: Expr) -> Expr:
     TB.buffer_store(plain, tirx.Select(begin == end, const(1), const(0)), [0])
     with TB.serial(begin, end) as j:
         feature = tirx.Cast("int64", tables["linear_feature"][j])
-        x = register(aggregate.linear_input(frame.X[row, feature], tables["zero_band"][0]))
+        x = register(aggregate.linear_input(frame.arguments.X[row, feature], tables["zero_band"][0]))
         TB.buffer_store(acc, acc[0] + aggregate.fenced_product(tables["linear_coef"][j], x), [0])
         TB.buffer_store(plain, tirx.Select(tirx.isnan(x), const(1), plain[0]), [0])
     return tirx.Select(plain[0] == const(1), tables["value"][position], acc[0])

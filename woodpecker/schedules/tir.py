@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as TB
 
-from ..layout import DIRECTORY_SLOTS, Signature
+from ..layout import Signature
 from ..relay_ops.predicate import Expr
-from ..runtime.format import ALIGNMENT, DIRECTORY_OFFSET
+from ..runtime.format import ALIGNMENT, DIRECTORY_OFFSET, DIRECTORY_SLOTS
 
 ITEMSIZE = {"float32": 4, "float64": 8, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4}
 ITEMSIZE |= {"int64": 8, "uint64": 8}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of the calling convention; ``num_tasks`` None: a serial entry."""
+
+    X: Any
+    out: Any
+    scratch: Any
+    model: Any
+    row_begin: Expr
+    row_end: Expr
+    num_tasks: Expr | None
 
 
 @dataclass
@@ -22,15 +36,9 @@ class Frame:
 
     signature: Signature
     value_dtype: str
-    X: Any
-    out: Any
-    scratch: Any
-    model: Any
-    row_begin: Expr
-    row_end: Expr
-    num_tasks: Expr
+    arguments: Arguments
     lanes: int
-    directory: Any = None
+    directory: Any
     tables: dict[str, Any] = field(default_factory=dict)
     scalars: dict[str, Expr] = field(default_factory=dict)
     V: Any = None
@@ -63,42 +71,50 @@ def register(value: Expr) -> Expr:
     return buffer[0]
 
 
-def new_frame(signature: Signature, x_dtype: str, value_dtype: str, out_dtype: str, parallel: bool) -> Frame:
-    """Declare the arguments of the calling convention and open the directory.
+def arguments(x_dtype: str, out_dtype: str, parallel: bool) -> Arguments:
+    """Declare the arguments of the calling convention.
 
-    X has any row stride and unit column stride. Users' arrays are aligned to their items only, which has to be said:
-    TVM assumes 64 bytes and does not check.
+    X and out have any row stride and unit column stride. Users' arrays are aligned to their items only, which has to
+    be said: TVM assumes 64 bytes and does not check.
     """
-    from .cpu_strategies import LANES
 
     def var(name: str) -> Expr:
         return tirx.Var(name, "int64")
 
-    x_strides = [var("x_stride"), const(1, "int64")]
-    out_strides = [var("out_stride"), const(1, "int64")]
-    x_shape, out_shape = (var("x_rows"), var("x_columns")), (var("out_rows"), var("out_columns"))
-    X = TB.arg("X", TB.buffer(x_shape, x_dtype, strides=x_strides, align=ITEMSIZE[x_dtype]))
-    out = TB.arg("out", TB.buffer(out_shape, out_dtype, strides=out_strides, align=ITEMSIZE[out_dtype]))
+    def matrix(name: str, dtype: str) -> Any:
+        shape, strides = (var(f"{name}_rows"), var(f"{name}_columns")), [var(f"{name}_stride"), const(1, "int64")]
+        return TB.arg(name, TB.buffer(shape, dtype, strides=strides, align=ITEMSIZE[dtype]))
+
+    X, out = matrix("X", x_dtype), matrix("out", out_dtype)
     scratch = TB.arg("scratch", TB.buffer((var("scratch_size"),), "uint8", align=ALIGNMENT))
     model = TB.arg("model", TB.buffer((var("model_size"),), "uint8", align=ALIGNMENT))
     row_begin, row_end = TB.arg("row_begin", var("row_begin")), TB.arg("row_end", var("row_end"))
     num_tasks = TB.arg("num_tasks", var("num_tasks")) if parallel else None
-    frame = Frame(
-        signature=signature,
-        value_dtype=value_dtype,
-        X=X,
-        out=out,
-        scratch=scratch,
-        model=model,
-        row_begin=row_begin,
-        row_end=row_end,
-        num_tasks=num_tasks,
-        lanes=LANES[signature.strategy](signature),
-    )
-    frame.directory = TB.decl_buffer(
-        (DIRECTORY_SLOTS,), "int64", data=model.data, elem_offset=const(DIRECTORY_OFFSET // 8, "int64")
-    )
-    return frame
+    return Arguments(X, out, scratch, model, row_begin, row_end, num_tasks)
+
+
+def rows_of(arguments: Arguments, block: Expr, body: Callable[[Expr, Expr, Expr], None]) -> None:
+    """Emit ``body(begin, end, task)`` over all rows: once, or in tasks of TVM's thread pool, which share the rows out
+    in whole blocks."""
+    begin, end = arguments.row_begin, arguments.row_end
+    if arguments.num_tasks is None:
+        body(begin, end, const(0, "int64"))
+        return
+    tasks = tirx.max(arguments.num_tasks, const(1, "int64"))
+    share = tirx.ceildiv(tirx.ceildiv(end - begin, block), tasks) * block
+    with TB.parallel(0, tasks) as task:
+        first = tirx.min(begin + task * share, end)
+        body(first, tirx.min(first + share, end), task)
+
+
+def new_frame(
+    signature: Signature, x_dtype: str, value_dtype: str, out_dtype: str, lanes: int, parallel: bool
+) -> Frame:
+    """Declare the arguments and open the directory of the model."""
+    args = arguments(x_dtype, out_dtype, parallel)
+    at = const(DIRECTORY_OFFSET // 8, "int64")
+    directory = TB.decl_buffer((DIRECTORY_SLOTS,), "int64", data=args.model.data, elem_offset=at)
+    return Frame(signature, value_dtype, args, lanes, directory)
 
 
 def read_only_views(frame: Frame) -> None:
@@ -108,11 +124,11 @@ def read_only_views(frame: Frame) -> None:
     for name, dtype in frame.signature.tables:
         offset = register(frame.directory[slots[name]])
         start = tirx.truncdiv(offset, const(ITEMSIZE[dtype], "int64"))
-        frame.tables[name] = TB.decl_buffer((2**31 - 1,), dtype, data=frame.model.data, elem_offset=start)
+        frame.tables[name] = TB.decl_buffer((2**31 - 1,), dtype, data=frame.arguments.model.data, elem_offset=start)
     frame.tables["bound"] = frame.tables["bound32" if frame.value_dtype == "float32" else "bound64"]
 
 
 def scratch_view(frame: Frame, dtype: str, offset: Expr) -> Any:
     """A view of the scratch from a byte offset on."""
     start = tirx.truncdiv(offset, const(ITEMSIZE[dtype], "int64"))
-    return TB.decl_buffer((2**31 - 1,), dtype, data=frame.scratch.data, elem_offset=start)
+    return TB.decl_buffer((2**31 - 1,), dtype, data=frame.arguments.scratch.data, elem_offset=start)

@@ -1,0 +1,153 @@
+"""Building: entries by JIT for this process, or linked into a shared library.
+
+Code depends on a layout's signature only, so entries are cached: a second model of the same shape compiles nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+
+from .errors import TargetError
+from .layout import Signature
+from .manifest import ENTRIES
+from .schedules import cpu, cpu_link
+from .targets import CpuTarget, tvm_target
+
+# TVM's thread pool pins its workers unless told otherwise, which fights with other pools of the process.
+os.environ.setdefault("TVM_BIND_THREADS", "0")
+
+_lock = threading.RLock()
+LAUNCHER = Path(__file__).parent / "runtime" / "c" / "launcher.c"
+
+
+def kernel(signature: Signature, symbol: str, entry: str, parallel: bool = False) -> tvm.tirx.PrimFunc:
+    """The PrimFunc of an entry such as "raw_f32"."""
+    kind, _, width = entry.partition("_")
+    return cpu.entry(signature, symbol, kind, {"f32": "float32", "f64": "float64"}[width], parallel)
+
+
+def jit(signature: Signature, links: Sequence[Mapping[str, Any]], target: CpuTarget) -> Callable[[str], Any]:
+    """entry name -> function, compiled when it is first asked for."""
+    texts = tuple(json.dumps([stage["name"], stage["args"]], sort_keys=True) for stage in links)
+
+    def entry(name: str) -> Any:
+        short = name.removesuffix("_parallel")
+        with _lock:
+            if name != short:
+                _start_threads()
+            if short.startswith("link_"):
+                text = texts[int(short.removeprefix("link_"))]
+                return _jit_link(text, signature.acc_dtype, target.config, name != short)
+            return _jit_entry(signature, target.config, short, name != short)
+
+    return functools.cache(entry)
+
+
+@functools.cache
+def _start_threads() -> None:
+    from .runtime.threads import available_cpus
+
+    tvm.get_global_func("runtime.config_threadpool")(1, available_cpus())
+
+
+@functools.lru_cache(maxsize=4096)
+def _jit_entry(signature: Signature, config: str, entry: str, parallel: bool) -> Any:
+    return _jit(kernel(signature, "entry", entry, parallel), config)
+
+
+@functools.lru_cache(maxsize=1024)
+def _jit_link(text: str, dtype: str, config: str, parallel: bool) -> Any:
+    name, args = json.loads(text)
+    return _jit(cpu_link.entry("entry", name, args, dtype, parallel), config)
+
+
+def _jit(function: tvm.tirx.PrimFunc, config: str) -> Any:
+    return tvm.compile(function, target=tvm_target(config))["entry"]
+
+
+def export(
+    path: str | os.PathLike[str],
+    signature: Signature,
+    links: Sequence[Mapping[str, Any]],
+    target: CpuTarget,
+    prefix: str,
+    blob: np.ndarray,
+    row_block: int,
+    scratch_bytes: int,
+) -> None:
+    """Write the shared library: kernels, model, launcher. Atomic; the same input gives the same bytes.
+
+    Raises:
+        TargetError: there is no C compiler, or it failed.
+        OSError: the path can't be written.
+    """
+    final = Path(path)
+    if final.is_dir():
+        raise IsADirectoryError(f"{final} is a directory; give the path of a file, such as {final / 'model.so'}")
+    if not final.parent.is_dir():
+        raise FileNotFoundError(f"the folder {final.parent} does not exist")
+    compiler = c_compiler()
+    names = [*ENTRIES, *(f"link_{i}" for i in range(len(links)))]
+    functions = {f"{prefix}_{name}": kernel(signature, f"{prefix}_{name}", name) for name in ENTRIES}
+    for i, stage in enumerate(links):
+        symbol = f"{prefix}_link_{i}"
+        functions[symbol] = cpu_link.entry(symbol, stage["name"], stage["args"], signature.acc_dtype, False)
+    with _lock:
+        executable = tvm.compile(tvm.IRModule(functions), target=tvm_target(target.config))
+    with tempfile.TemporaryDirectory(prefix="woodpecker-") as folder:
+        executable.mod.write_to_file(str(Path(folder) / "kernels.o"))
+        blob.tofile(Path(folder) / "model.bin")
+        shutil.copy(LAUNCHER, Path(folder) / "launcher.c")
+        macros = {
+            "WP_PREFIX": prefix,
+            "WP_BLOB": '"model.bin"',
+            "WP_ENTRIES(M)": " ".join(f"M({name})" for name in names),
+            "WP_ROW_BLOCK": row_block,
+            "WP_SCRATCH_BYTES": scratch_bytes,
+        }
+        flags = ["-O2", "-fPIC", "-fvisibility=hidden", *(f"-D{k}={v}" for k, v in macros.items())]
+        link = ["-shared", "-Wl,-z,nodelete", "-Wl,-z,noexecstack", "-Wl,--build-id=none", "-Wl,-s"]
+        command = [*compiler, *flags, "launcher.c", "kernels.o", *link, "-o", "model.so", "-lm", "-lpthread"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise TargetError(f"the C compiler failed: {shlex.join(command)}\n{done.stderr.strip()[-2000:]}")
+        handle, staged = tempfile.mkstemp(prefix=f".{final.name}.", dir=final.parent)
+        os.close(handle)
+        try:
+            shutil.copyfile(Path(folder) / "model.so", staged)
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(staged, 0o777 & ~umask)
+            os.replace(staged, final)
+        except BaseException:
+            Path(staged).unlink(missing_ok=True)
+            raise
+
+
+def c_compiler() -> list[str]:
+    """The command of the C compiler: $CC, cc, gcc or clang.
+
+    Raises:
+        TargetError: there is none.
+    """
+    wanted = shlex.split(os.environ.get("CC", ""))
+    for command in [wanted] if wanted else [["cc"], ["gcc"], ["clang"]]:
+        if shutil.which(command[0]):
+            return command
+    raise TargetError(
+        "saving a model needs a C compiler, and none was found: install gcc or clang (Debian: apt install gcc), or "
+        "set the environment variable CC. Predicting in this process needs none"
+    )

@@ -1,0 +1,135 @@
+"""compile(): the pipeline from a trained model to a predictor."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .errors import InputError, TargetError, UnsupportedModelError
+from .forest import Forest, Method
+from .frontend import to_forest
+from .predicates import canonicalise
+from .runtime import threads
+from .runtime.predictor import Predictor, Program, make_predictor
+from .targets import import_tvm, resolve
+
+
+def compile(
+    model: Any,
+    *,
+    target: Any = "llvm",
+    strategy: str = "auto",
+    precision: str = "exact",
+    post_transform: str | Callable[[np.ndarray], Any] | None = None,
+    num_threads: int | None = None,
+    missing: float = math.nan,
+    iteration_range: tuple[int, int] | None = None,
+    **strategy_options: int,
+) -> Predictor:
+    """Compile a trained tree ensemble.
+
+    Args:
+        model: A scikit-learn, XGBoost or LightGBM model; a model file (XGBoost .json or .ubj, LightGBM text); a
+            `Forest`; or any object with ``__woodpecker_forest__`` or a registered frontend.
+        target: "llvm" or "cpu" for this machine's CPU, "x86-64-v2", "x86-64-v3", "x86-64-v4", or a TVM target of kind
+            llvm (tag, dictionary, JSON or object) for this architecture.
+        strategy: "auto", "gemm", "tree_traversal", "perfect_tree_traversal" or "depth_rule".
+        precision: "exact": raw scores have the bits of the source library. "fast": leaf values and sums are float32,
+            so a float64 library's raw scores differ by at most ``(T + 1) * 2**-24 * sum(abs(terms))``, to first order.
+        post_transform: What `predict` returns of the raw scores instead of the source's own: "none", "sigmoid",
+            "softmax", "log_sigmoid", "log_softmax", "exp", or a function of the raw scores (n, K), which can't be saved.
+        num_threads: Threads per call; None: by the amount of work, up to the CPUs available.
+        missing: XGBoost boosters: the value that counts as missing, beside NaN.
+        iteration_range: XGBoost and LightGBM: compile the trees of these boosting rounds only, [begin, end).
+        **strategy_options: Options of the strategy; an unknown one is an error that lists the known ones.
+
+    Returns:
+        A predictor with the methods of the source model.
+
+    Raises:
+        InvalidModelError: the model contradicts itself. UnsupportedModelError: it has something that is not compiled;
+            the message names it. StrategyError: the strategy or an option of it does not fit. TargetError: the target
+            is unknown or can't run here. MissingExtraError: TVM is not installed.
+    """
+    threads.resolve(num_threads)
+    tvm = import_tvm()
+    from .build import export, jit
+    from .layout import signature
+    from .manifest import build_manifest, link_stages
+    from .relay_ops import aggregate, predicate
+    from .relay_ops.plan import STRATEGIES, make_plan
+    from .relay_ops.relax import build_module
+    from .runtime.format import pack
+    from .schedules.cpu import plan_scratch
+
+    where = resolve(target)
+    if not where.native:
+        raise TargetError(f"code for target {where.name!r} can't run on this CPU: compile it on a machine that can")
+    forest = to_forest(model, missing=missing, iteration_range=iteration_range)
+    forest = _with_post_transform(_with_precision(forest, precision), post_transform)
+
+    canonical = canonicalise(forest)
+    plan = make_plan(canonical, strategy, strategy_options)
+    chosen = STRATEGIES[plan[0].strategy]
+    layout = predicate.prepare(canonical) | chosen.prepare(canonical, plan[0].options)
+    layout |= aggregate.prepare(canonical, chosen.positions(canonical, layout))
+    layout = plan_scratch(layout, chosen.NAME)
+    signed = signature(layout, chosen.NAME, forest.input_dtype, str(forest.values.dtype))
+    links = link_stages(forest)
+
+    slots = signed.slots
+    scalars = {slots[name]: value for name, value in layout.scalars.items()}
+    tables = {slots[name]: table for name, table in layout.tables.items()}
+    manifest = build_manifest(canonical, plan, layout, where, "", tvm.__version__)
+    manifest["prefix"] = f"wp_{_digest(pack(scalars, tables, manifest))}"
+    blob = pack(scalars, tables, manifest)
+
+    def save(path: Any) -> None:
+        prefix, rows, scratch = manifest["prefix"], manifest["row_block"], manifest["scratch_bytes"]
+        export(path, signed, links, where, prefix, blob, rows, scratch)
+
+    program = Program(
+        entry=jit(signed, links, where),
+        model=blob,
+        manifest=manifest,
+        save=save,
+        to_relax=lambda: build_module(canonical, chosen, layout),
+    )
+    program.entry("raw_f32")  # compile errors belong here, not in the first prediction
+    return make_predictor(program, num_threads, post_transform if callable(post_transform) else None)
+
+
+def _digest(blob: np.ndarray) -> str:
+    return hashlib.sha256(blob).hexdigest()[:16]
+
+
+def _with_precision(forest: Forest, precision: str) -> Forest:
+    if precision == "exact":
+        return forest
+    if precision != "fast":
+        raise InputError(f"precision must be 'exact' or 'fast', found {precision!r}")
+    if forest.linear_offset is not None:
+        raise UnsupportedModelError("precision='fast' does not support linear leaves; use precision='exact'")
+    with np.errstate(over="ignore"):
+        narrow = {"values": forest.values.astype(np.float32), "base_score": forest.base_score.astype(np.float32)}
+    return forest.replace(**narrow)
+
+
+def _with_post_transform(forest: Forest, post_transform: Any) -> Forest:
+    if post_transform is None:
+        return forest
+    if callable(post_transform):
+        methods: Mapping[str, Method] = {"predict": Method("value")}
+    else:
+        from .relay_ops.link import LINKS, POST_TRANSFORMS
+
+        name = "identity" if post_transform in ("none", "identity") else post_transform
+        if name != "identity" and name not in LINKS:
+            known = ", ".join(dict.fromkeys([*POST_TRANSFORMS, *LINKS]))
+            raise InputError(f"unknown post_transform {post_transform!r}; known: {known}, or a callable")
+        methods = {"predict": Method("value", name)}
+    return forest.replace(methods=methods)

@@ -1,0 +1,112 @@
+"""The manifest: what an artifact says of itself, as JSON values. Written here, read by `woodpecker.runtime`.
+
+producer            versions of woodpecker, tvm
+prefix              of all its symbols, unique per model
+target              platform, CPU and the features that it needs
+entries, links      the compiled functions
+acc_dtype, n_outputs, n_trees, row_block, scratch_bytes, ns_per_row
+input               `woodpecker.runtime.rows.InputSpec`
+methods, classes    what the source model's methods return
+plan, stats, source for people
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from . import __version__
+from .forest import Forest, Method, tree_leaves
+from .layout import Layout
+from .predicates import Canonical
+from .relay_ops import link
+from .relay_ops.plan import STRATEGIES, TYPICAL_ROWS, Step
+from .runtime.labels import encode
+from .runtime.rows import InputSpec
+from .targets import CpuTarget
+
+ENTRIES = ("raw_f32", "raw_f64", "apply_f32", "apply_f64")
+
+
+def link_stages(forest: Forest) -> list[dict[str, Any]]:
+    """The distinct links of a forest's methods: [{"name", "args", "width"}]. The identity is no stage."""
+    stages: list[dict[str, Any]] = []
+    for method in forest.methods.values():
+        stage = _stage(method, forest)
+        if stage is not None and stage not in stages:
+            stages.append(stage)
+    return stages
+
+
+def _stage(method: Method, forest: Forest) -> dict[str, Any] | None:
+    args = {k: method.args[k] for k in ("divide", "sigmoid", "denominator") if k in method.args}
+    if method.kind == "leaves_onehot" or (method.link == "identity" and "divide" not in args):
+        return None
+    width = forest.n_outputs
+    if method.link != "identity" and isinstance(link.find(method.link), link.Argmax):
+        width = 1
+    return {"name": method.link, "args": args, "width": width}
+
+
+def statistics(canonical: Canonical) -> dict[str, Any]:
+    """Numbers for people: trees, depths, leaves, distinct predicates."""
+    forest = canonical.forest
+    leaves = tree_leaves(forest)
+    return {
+        "nodes": forest.n_nodes,
+        "leaves": int(leaves.sum()),
+        "max_leaves": int(leaves.max(initial=0)),
+        "max_depth": canonical.max_depth,
+        "mean_depth": round(float(canonical.depth.mean()), 2) if len(canonical.depth) else 0.0,
+        "distinct_predicates": canonical.n_predicates,
+        "columns": len(canonical.columns),
+        "categorical_columns": len(canonical.columns) - canonical.columns.n_numeric,
+        "features_used": len(np.unique(canonical.columns.feature)),
+        "vector_leaves": forest.vector_leaves,
+        "linear_leaves": forest.linear_offset is not None,
+    }
+
+
+def build_manifest(
+    canonical: Canonical, plan: tuple[Step, ...], layout: Layout, target: CpuTarget, prefix: str, tvm_version: str
+) -> dict[str, Any]:
+    """The manifest of a model.
+
+    Raises:
+        UnsupportedModelError: a class label has no JSON form.
+    """
+    forest = canonical.forest
+    stages = link_stages(forest)
+    methods = {}
+    for name, method in forest.methods.items():
+        stage = _stage(method, forest)
+        index = None if stage is None else stages.index(stage)
+        methods[name] = {"kind": method.kind, "link": index, "args": _plain(method.args)}
+    return {
+        "producer": {"woodpecker": __version__, "tvm": tvm_version},
+        "prefix": prefix,
+        "target": target.manifest(),
+        "entries": [*ENTRIES, *(f"link_{i}" for i in range(len(stages)))],
+        "links": stages,
+        "acc_dtype": str(forest.values.dtype),
+        "n_outputs": forest.n_outputs,
+        "n_trees": forest.n_trees,
+        "row_block": layout.scalars["row_block"],
+        "scratch_bytes": layout.scalars["scratch_bytes"],
+        "ns_per_row": round(STRATEGIES[plan[0].strategy].cost(canonical, TYPICAL_ROWS), 1),
+        "input": InputSpec.of_forest(forest).to_json(),
+        "methods": methods,
+        "classes": [encode(np.asarray(c)) for c in forest.classes],
+        "plan": [step.manifest() for step in plan],
+        "stats": statistics(canonical),
+        "source": _plain(forest.source),
+    }
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Numpy scalars and tuples as plain JSON values."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(values), default=lambda v: v.tolist()))
+    return plain

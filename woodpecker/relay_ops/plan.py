@@ -1,0 +1,112 @@
+"""The plan: which strategy serves which row counts, with which options, and why.
+
+A plan is a list of ranges of row counts, from the smallest on. Today every plan has one range: each of the three
+classics serves any number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from ..errors import StrategyError
+from ..predicates import Canonical
+from . import gemm, perfect_tree_traversal, tree_traversal
+from .options import resolve
+
+STRATEGIES: dict[str, ModuleType] = {m.NAME: m for m in (gemm, tree_traversal, perfect_tree_traversal)}
+
+TYPICAL_ROWS = 1024
+"""The batch that `auto` chooses for."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A range of row counts and how it is served.
+
+    Args:
+        min_rows: The smallest row count of the range.
+        strategy: Name of the strategy.
+        options: All of its options.
+        reason: Why it was chosen, for people.
+        considered: Strategy -> its estimated ns per row, or why it can't serve the forest.
+    """
+
+    min_rows: int
+    strategy: str
+    options: Mapping[str, int]
+    reason: str
+    considered: Mapping[str, float | str]
+
+    def manifest(self) -> dict[str, Any]:
+        return {
+            "min_rows": self.min_rows,
+            "strategy": self.strategy,
+            "options": dict(self.options),
+            "reason": self.reason,
+            "considered": dict(self.considered),
+        }
+
+
+def make_plan(canonical: Canonical, strategy: str, given: Mapping[str, Any]) -> tuple[Step, ...]:
+    """The plan for a forest.
+
+    Args:
+        canonical: The forest.
+        strategy: A name of STRATEGIES, "auto" (the cheapest by estimated cost), or "depth_rule" (Hummingbird's and
+            Mockingjay's: depth <= ``low`` GEMM, <= ``high`` perfect trees, else tree traversal).
+        given: Options of the strategy; for "depth_rule" also ``low`` (3) and ``high`` (10). "auto" takes none.
+
+    Raises:
+        StrategyError: the strategy or an option is unknown, or the strategy can't serve this forest.
+    """
+    if strategy == "auto":
+        if given:
+            raise StrategyError(
+                f"strategy='auto' takes no options, found {', '.join(given)}; name a strategy to set its options"
+            )
+        return (_cheapest(canonical),)
+    if strategy == "depth_rule":
+        return (_by_depth(canonical, given),)
+    if strategy not in STRATEGIES:
+        raise StrategyError(f"unknown strategy {strategy!r}; known: {', '.join((*STRATEGIES, 'auto', 'depth_rule'))}")
+    return (_step(canonical, strategy, given, "chosen by the user", {}),)
+
+
+def _step(
+    canonical: Canonical, strategy: str, given: Mapping[str, Any], reason: str, considered: Mapping[str, float | str]
+) -> Step:
+    module = STRATEGIES[strategy]
+    options = resolve(strategy, module.OPTIONS, given)
+    refusal = module.applicable(canonical, options)
+    if refusal:
+        raise StrategyError(f"strategy {strategy!r} can't serve this forest: {refusal}. strategy='auto' avoids it")
+    return Step(0, strategy, options, reason, considered)
+
+
+def _cheapest(canonical: Canonical) -> Step:
+    considered: dict[str, float | str] = {}
+    for name, module in STRATEGIES.items():
+        refusal = module.applicable(canonical, resolve(name, module.OPTIONS, {}))
+        considered[name] = refusal or round(module.cost(canonical, TYPICAL_ROWS), 1)
+    costs = {name: c for name, c in considered.items() if not isinstance(c, str)}
+    best = min(costs, key=lambda name: costs[name])
+    reason = f"the lowest estimate at {TYPICAL_ROWS:,} rows: {costs[best]:,.0f} ns per row"
+    return _step(canonical, best, {}, reason, considered)
+
+
+def _by_depth(canonical: Canonical, given: Mapping[str, Any]) -> Step:
+    rest = dict(given)
+    limits = {}
+    for name, default in (("low", 3), ("high", 10)):
+        value = rest.pop(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise StrategyError(f"option {name} of strategy 'depth_rule' must be an integer >= 0, found {value!r}")
+        limits[name] = value
+    depth = canonical.max_depth
+    names = (gemm.NAME, perfect_tree_traversal.NAME, tree_traversal.NAME)
+    chosen = names[0] if depth <= limits["low"] else names[1] if depth <= limits["high"] else names[2]
+    reason = f"depth {depth} with low={limits['low']}, high={limits['high']}"
+    return _step(canonical, chosen, rest, reason, {})

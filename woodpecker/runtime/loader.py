@@ -1,0 +1,78 @@
+"""load(): from a `.so` to a predictor, with every check that can be made before its code is mapped."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm_ffi
+
+from ..errors import ArtifactError
+from . import format as fmt
+from . import machine
+from .predictor import Entry, Predictor, Program, make_predictor
+
+
+def read_header(path: str | os.PathLike[str], *, verify: bool = False) -> fmt.Header:
+    """The checked header and manifest of an artifact, without running any of its code.
+
+    Raises:
+        ArtifactError: it is no artifact, is damaged, or has a format that this version does not read; with
+            ``verify``, also where the digest of the whole model differs.
+        OSError: the file can't be read.
+    """
+    name = os.fspath(path)
+    with open(name, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise ArtifactError(f"{name} is empty")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            header = fmt.find(data, name)
+            if verify:
+                fmt.verify_digest(data, header, name)
+            return header
+
+
+def load(
+    path: str | os.PathLike[str], *, device: str | None = None, num_threads: int | None = None, verify: bool = False
+) -> Predictor:
+    """Load an artifact made by `Predictor.save`. Needs numpy and apache-tvm-ffi only.
+
+    Args:
+        path: The `.so`.
+        device: None or "cpu".
+        num_threads: Threads per call; None: the CPUs of this process's affinity and control group, and one where a
+            call has too little work. The environment variable WOODPECKER_NUM_THREADS is the default.
+        verify: Compare the digest of the whole model, which reads all of the file.
+
+    Raises:
+        ArtifactError: the file is no artifact, is damaged, or belongs to another platform, CPU or format version.
+        InputError: ``num_threads`` or ``device`` is wrong.
+        OSError: the file can't be read.
+    """
+    if device not in (None, "cpu"):
+        raise ArtifactError(f"device must be None or 'cpu', found {device!r}: this version runs artifacts on CPUs")
+    name = os.fspath(path)
+    header = read_header(name, verify=verify)
+    manifest = header.manifest
+    machine.check(manifest["target"], name)
+    try:
+        # tvm_ffi takes a name without a slash for a library to be searched for.
+        module = tvm_ffi.load_module(str(Path(name).absolute()))
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ArtifactError(f"{name} can't be loaded: {error}") from error
+    prefix = manifest["prefix"]
+    entries: dict[str, Entry] = {}
+
+    def entry(short: str) -> Entry:
+        if short not in entries:
+            entries[short] = module[f"{prefix}_{short}"]
+        return entries[short]
+
+    address = int(module[f"{prefix}_model"]())
+    memory: Any = (ctypes.c_uint8 * header.length).from_address(address)
+    model = np.frombuffer(memory, np.uint8)
+    return make_predictor(Program(entry, model, manifest), num_threads)

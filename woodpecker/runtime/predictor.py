@@ -1,0 +1,254 @@
+"""Predictors: compiled code, the model it reads, and the source model's own methods on top.
+
+A `Program` is what in-process compilation and `load` have in common: entries of one calling convention and one model
+blob. A `Predictor` reads rows, runs entries on them, and turns raw scores into what the source model returns. It has
+the methods that the source model had, and no others.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tvm_ffi
+
+from ..errors import InputError, UnsupportedModelError
+from . import labels, outputs, threads
+from .format import aligned
+from .rows import InputSpec, Rows, read_rows
+
+Entry = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Program:
+    """Compiled entries and the model that they read.
+
+    Args:
+        entry: name -> function ``(X, out, scratch, model, row_begin, row_end)``; ``<name>_parallel`` takes
+            ``num_tasks`` as well.
+        model: The blob: 64-byte aligned uint8, in memory that stays mapped as long as this object lives.
+        manifest: See `woodpecker.manifest`.
+        save: Writes the artifact to a path, or None where it was not compiled here.
+        to_relax: Builds the Relax module, or None likewise.
+    """
+
+    entry: Callable[[str], Entry]
+    model: np.ndarray
+    manifest: Mapping[str, Any]
+    save: Callable[[Any], None] | None = None
+    to_relax: Callable[[], Any] | None = None
+
+
+class Predictor:
+    """A compiled model that runs on this machine. Made by `woodpecker.compile` and `woodpecker.load`. Thread-safe.
+
+    X is (n, n_features): numpy float32, float64 or integers, a pandas, polars or pyarrow frame, a scipy CSR matrix, or
+    anything with DLPack in CPU memory. A torch tensor comes back as a torch tensor, everything else as numpy.
+
+    Attributes:
+        n_features_in_: Columns of X.
+        n_outputs_: K, the width of a row of raw scores.
+        n_trees_: T.
+        feature_names_in_: (n_features,) names; absent where the model has none.
+        classes_: The labels of a classifier (a list of them for several outputs); absent for other models.
+        strategy: The name of the strategy that runs.
+    """
+
+    def __init__(
+        self, program: Program, num_threads: int | None = None, post_transform: Callable[..., Any] | None = None
+    ) -> None:
+        manifest = program.manifest
+        self._program = program
+        self._num_threads = threads.resolve(num_threads)
+        self._post_transform = post_transform
+        self._spec = InputSpec.from_json(manifest["input"])
+        self._model = tvm_ffi.from_dlpack(_writable_alias(program.model))
+        self._local = threading.local()
+        self._acc_dtype = np.dtype(manifest["acc_dtype"])
+        self._classes = tuple(labels.decode(c) for c in manifest["classes"])
+        self.n_features_in_: int = manifest["input"]["n_features"]
+        self.n_outputs_: int = manifest["n_outputs"]
+        self.n_trees_: int = manifest["n_trees"]
+        self.strategy: str = manifest["plan"][0]["strategy"]
+        if self._spec.feature_names is not None:
+            self.feature_names_in_ = np.array(self._spec.feature_names, dtype=object)
+        if self._classes:
+            self.classes_ = self._classes[0] if len(self._classes) == 1 else list(self._classes)
+
+    def predict_raw(self, X: Any, *, out: np.ndarray | None = None) -> Any:
+        """Raw scores (margins) before the link: (n, K), in the source library's accumulator dtype and to its bits.
+
+        Args:
+            X: (n, n_features).
+            out: C-ordered (n, K) array of that dtype, to write to instead of a new one.
+
+        Raises:
+            InputError: X or ``out`` is not what the model expects.
+        """
+        rows = read_rows(X, self._spec)
+        return rows.restore(self._scores("raw", rows, self._out(out, (rows.n, self.n_outputs_), self._acc_dtype)))
+
+    def apply(self, X: Any, *, out: np.ndarray | None = None) -> Any:
+        """Leaf ids: (n, T) int32, numbered as the source library numbers its leaves.
+
+        Args and errors: see `predict_raw`; ``out`` is (n, T) int32.
+        """
+        rows = read_rows(X, self._spec)
+        return rows.restore(self._scores("apply", rows, self._out(out, (rows.n, self.n_trees_), np.dtype(np.int32))))
+
+    def save(self, path: Any) -> None:
+        """Write the artifact, one shared library, atomically. The same model and options give the same bytes.
+
+        Raises:
+            UnsupportedModelError: this predictor can't be saved: it was loaded, or has a callable post_transform.
+            TargetError: no C compiler was found, or it failed.
+            OSError: the path can't be written.
+        """
+        if self._post_transform is not None:
+            raise UnsupportedModelError(
+                "a callable post_transform can't be shipped: compile without it and apply it to predict_raw(X)"
+            )
+        if self._program.save is None:
+            raise UnsupportedModelError("a loaded artifact can't be saved again: copy its file")
+        self._program.save(path)
+
+    def inspect(self) -> dict[str, Any]:
+        """What is in the model, why it is compiled as it is, and for what: JSON values."""
+        hidden = {"input", "classes", "methods", "entries", "links", "scratch_bytes", "row_block", "prefix"}
+        shown = {k: v for k, v in self._program.manifest.items() if k not in hidden}
+        shown["n_features"] = self.n_features_in_
+        shown["feature_names"] = None if self._spec.feature_names is None else list(self._spec.feature_names)
+        shown["methods"] = ["predict_raw", "apply", *self._program.manifest["methods"]]
+        shown["n_classes"] = [len(c) for c in self._classes]
+        shown["model_bytes"] = len(self._program.model)
+        return shown
+
+    def to_relax(self) -> Any:
+        """The ensemble as a Relax `tvm.IRModule`; see `woodpecker.relay_ops.relax.build_module`.
+
+        Raises:
+            UnsupportedModelError: this predictor was loaded; an artifact holds no graph.
+        """
+        if self._program.to_relax is None:
+            raise UnsupportedModelError(
+                "a loaded artifact holds no graph: compile the model and call to_relax() on that"
+            )
+        return self._program.to_relax()
+
+    def __repr__(self) -> str:
+        source = self._program.manifest["source"]
+        name = source.get("estimator") or source.get("library") or "forest"
+        return (
+            f"<woodpecker.Predictor of {name}: {self.n_trees_} trees, {self.n_features_in_} features, "
+            f"{self.n_outputs_} outputs, {self.strategy}>"
+        )
+
+    def _method(self, name: str, X: Any) -> Any:
+        """What the source model's method ``name`` returns for X."""
+        method = self._program.manifest["methods"][name]
+        rows = read_rows(X, self._spec)
+        if method["kind"] == "leaves_onehot":
+            ids = self._scores("apply", rows, np.empty((rows.n, self.n_trees_), np.int32))
+            return outputs.leaves_onehot(ids, method["args"])
+        raw = self._scores("raw", rows, np.empty((rows.n, self.n_outputs_), self._acc_dtype))
+        if self._post_transform is not None:
+            return rows.restore(self._post_transform(raw))
+        linked = raw if method["link"] is None else self._linked(method["link"], raw)
+        return rows.restore(outputs.KINDS[method["kind"]](linked, self._classes, method["args"]))
+
+    def _linked(self, index: int, raw: np.ndarray) -> np.ndarray:
+        width = self._program.manifest["links"][index]["width"]
+        out = np.empty((len(raw), width), self._acc_dtype)
+        self._call(f"link_{index}", raw, out)
+        return out
+
+    def _scores(self, kind: str, rows: Rows, out: np.ndarray) -> np.ndarray:
+        name = f"{kind}_{'f32' if rows.dtype == np.float32 else 'f64'}"
+        for begin, end, block in rows.blocks():
+            self._call(name, block, out[begin:end])
+        return out
+
+    def _call(self, name: str, X: np.ndarray, out: np.ndarray) -> None:
+        """Run an entry over all rows of a block, in as many tasks as pay."""
+        manifest = self._program.manifest
+        if out.size == 0:
+            return
+        n = len(X)
+        tasks = threads.tasks(self._num_threads, n, manifest["ns_per_row"], manifest["row_block"])
+        scratch = self._scratch(tasks * manifest["scratch_bytes"])
+        if not X.flags.writeable:
+            X = _writable_alias(X)
+        if tasks == 1:
+            self._program.entry(name)(X, out, scratch, self._model, 0, n)
+        else:
+            self._program.entry(name + "_parallel")(X, out, scratch, self._model, 0, n, tasks)
+
+    def _scratch(self, nbytes: int) -> Any:
+        """This thread's scratch, at least ``nbytes``."""
+        held: tuple[int, Any] = getattr(self._local, "scratch", (0, None))
+        if held[0] < nbytes:
+            held = (nbytes, tvm_ffi.from_dlpack(aligned(nbytes)))
+            self._local.scratch = held
+        return held[1]
+
+    @staticmethod
+    def _out(out: np.ndarray | None, shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:
+        if out is None:
+            return np.empty(shape, dtype)
+        if not isinstance(out, np.ndarray) or out.dtype != dtype or out.shape != shape:
+            found = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+            raise InputError(f"out must be a numpy array of {dtype}, shape {shape}; found {found}")
+        if not (out.flags.c_contiguous and out.flags.writeable and out.flags.aligned):
+            raise InputError("out must be C-contiguous, writable and aligned")
+        return out
+
+
+def _writable_alias(X: np.ndarray) -> np.ndarray:
+    """The same memory as an array that says it is writable, which DLPack asks for; entries only read X."""
+    interface = dict(X.__array_interface__)
+    interface["data"] = (interface["data"][0], False)
+    return np.asarray(_Alias(interface, X))
+
+
+@dataclass(frozen=True)
+class _Alias:
+    __array_interface__: dict[str, Any]
+    owner: np.ndarray
+
+
+_DOCS = {
+    "predict": "What the source model's own `predict` returns: values, or labels for a classifier.",
+    "predict_proba": "Class probabilities (n, n_classes), as the source model's `predict_proba` returns them.",
+    "decision_function": "What the source model's `decision_function` returns.",
+    "score_samples": "What the source model's `score_samples` returns.",
+    "transform": "What the source model's `transform` returns.",
+}
+
+
+def _named(name: str) -> Callable[[Predictor, Any], Any]:
+    def method(self: Predictor, X: Any) -> Any:
+        return self._method(name, X)
+
+    method.__name__ = name
+    method.__doc__ = f"""{_DOCS.get(name, f"What the source model's `{name}` returns.")}
+
+        Args:
+            X: (n, n_features); see `Predictor`.
+
+        Raises:
+            InputError: X is not what the model expects.
+        """
+    return method
+
+
+def make_predictor(
+    program: Program, num_threads: int | None = None, post_transform: Callable[..., Any] | None = None
+) -> Predictor:
+    """A predictor with the methods of its source model."""
+    cls = type("Predictor", (Predictor,), {name: _named(name) for name in program.manifest["methods"]})
+    made: Predictor = cls(program, num_threads, post_transform)
+    return made

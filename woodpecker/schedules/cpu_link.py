@@ -1,0 +1,74 @@
+"""The CPU kernel of a link: raw scores in, linked scores out, row by row, in the library's order.
+
+for row:
+    elementwise:  out[k] = formula(raw[k])
+    softmax:      top = max raw;  out[k] = exp(raw[k] - top);  total += out[k];  out[k] /= total
+    argmax:       out[0] = index of the first largest
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tvm
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as TB
+
+from ..relay_ops import link
+from ..relay_ops.predicate import Expr
+from .tir import arguments, const, register, rows_of
+
+
+def entry(name: str, link_name: str, args: Mapping[str, Any], dtype: str, parallel: bool) -> tvm.tirx.PrimFunc:
+    """An entry of the calling convention whose X is (n, K) raw scores and whose out is (n, K') linked scores."""
+    found = link.Elementwise(lambda x, _: x) if link_name == "identity" else link.find(link_name)
+    with IRBuilder() as builder, TB.prim_func():
+        TB.func_name(name)
+        TB.func_attr({"tirx.noalias": True, "global_symbol": name})
+        entry_args = arguments(dtype, dtype, parallel)
+        raw, out = entry_args.X, entry_args.out
+        width = raw.shape[1]
+
+        def rows(begin: Expr, end: Expr, _: Expr) -> None:
+            with TB.serial(begin, end) as r:
+                _row(found, args, dtype, width, lambda k: link.prescale(raw[r, k], args), out, r)
+
+        rows_of(entry_args, const(64, "int64"), rows)
+    return builder.get()
+
+
+def _row(found: link.Link, args: Mapping[str, Any], dtype: str, width: Expr, raw: Any, out: Any, r: Expr) -> None:
+    if isinstance(found, link.Elementwise):
+        with TB.serial(0, width) as k:
+            TB.buffer_store(out, found.formula(register(raw(k)), args), [r, k])
+        return
+    zero = const(0, "int64")
+    top = TB.alloc_buffer((1,), dtype, scope="global")
+    TB.buffer_store(top, raw(zero), [0])
+    if isinstance(found, link.Argmax):
+        best = TB.alloc_buffer((1,), "int64", scope="global")
+        TB.buffer_store(best, zero, [0])
+        with TB.serial(const(1, "int64"), width) as k:
+            x = register(raw(k))
+            TB.buffer_store(best, tirx.Select(x > top[0], k, best[0]), [0])
+            TB.buffer_store(top, tirx.Select(x > top[0], x, top[0]), [0])
+        TB.buffer_store(out, tirx.Cast(dtype, best[0]), [r, zero])
+        return
+    with TB.serial(const(1, "int64"), width) as k:
+        x = register(raw(k))
+        TB.buffer_store(top, tirx.Select(x > top[0], x, top[0]), [0])
+    sum_dtype = found.sum_dtype or dtype
+    total = TB.alloc_buffer((1,), sum_dtype, scope="global")
+    TB.buffer_store(total, tirx.const(0.0, sum_dtype), [0])
+    with TB.serial(0, width) as k:
+        e = register(tirx.exp(raw(k) - top[0]))
+        TB.buffer_store(total, total[0] + tirx.Cast(sum_dtype, e), [0])
+        if not found.log:
+            TB.buffer_store(out, e, [r, k])
+    with TB.serial(0, width) as k:
+        if found.log:
+            TB.buffer_store(out, raw(k) - top[0] - tirx.log(tirx.Cast(dtype, total[0])), [r, k])
+        else:
+            TB.buffer_store(out, out[r, k] / tirx.Cast(dtype, total[0]), [r, k])
