@@ -184,6 +184,8 @@ def _tree(t: int, section: bytes, n_features: int) -> Tree:
     threshold, decision_type = floats(b"threshold", inner), ints(b"decision_type", inner)
     _within(decision_type, 0, 16, f"{where}: decision_type")
     n_sets = _int(_get(fields, b"num_cat", where), f"{where}: num_cat")
+    if n_sets < 0:
+        raise InvalidModelError(f"{where}: num_cat={n_sets}")
     boundaries, words = np.zeros(1, np.int64), np.zeros(0, np.int64)
     if inner and n_sets:
         boundaries = ints(b"cat_boundaries", n_sets + 1)
