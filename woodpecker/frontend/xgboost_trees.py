@@ -60,7 +60,7 @@ def read_trees(model: Mapping[str, Any], n_features: int, n_outputs: int) -> dic
         ]
         leaf_value = np.concatenate(values)
     else:
-        leaf_value = node["split_conditions"][is_leaf].reshape(-1, 1)
+        leaf_value = node["split_conditions"].astype(np.float32)[is_leaf].reshape(-1, 1)
     sets = _category_sets(trees, nodes, offset, is_leaf, node["split_type"])
     return {"tree_output": tree_info.astype(np.int32)} | _forest_arrays(node, offset, is_leaf, leaf_value, sets)
 
