@@ -119,7 +119,15 @@ def export(
             "WP_SCRATCH_BYTES": scratch_bytes,
         }
         flags = ["-O2", "-fPIC", "-fvisibility=hidden", *(f"-D{k}={v}" for k, v in macros.items())]
-        link = ["-shared", "-Wl,-z,nodelete", "-Wl,-z,noexecstack", "-Wl,--build-id=none", "-Wl,-s"]
+        (Path(folder) / "exports.map").write_text("{ global: __tvm_ffi_*; local: *; };\n")
+        link = [
+            "-shared",
+            "-Wl,--version-script=exports.map",
+            "-Wl,-z,nodelete",
+            "-Wl,-z,noexecstack",
+            "-Wl,--build-id=none",
+            "-Wl,-s",
+        ]
         command = [*compiler, *flags, "launcher.c", "kernels.o", *link, "-o", "model.so", "-lm", "-lpthread"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -41,7 +41,7 @@ def compile(
         precision: "exact": raw scores have the bits of the source library. "fast": leaf values and sums are float32,
             so a float64 library's raw scores differ by at most ``(T + 1) * 2**-24 * sum(abs(terms))``, to first order.
         post_transform: What `predict` returns of the raw scores instead of the source's own: "none", "sigmoid",
-            "softmax", "log_sigmoid", "log_softmax", "exp", or a function of the raw scores (n, K), which can't be saved.
+            "softmax", "log_sigmoid", "log_softmax", "exp", or a function of the raw scores (n, K), which is not saved.
         num_threads: Threads per call; None: by the amount of work, up to the CPUs available.
         missing: XGBoost boosters: the value that counts as missing, beside NaN.
         iteration_range: XGBoost and LightGBM: compile the trees of these boosting rounds only, [begin, end).
@@ -104,7 +104,7 @@ def compile(
 
 
 def _digest(blob: np.ndarray) -> str:
-    return hashlib.sha256(blob).hexdigest()[:16]
+    return hashlib.sha256(blob.data).hexdigest()[:16]
 
 
 def _with_precision(forest: Forest, precision: str) -> Forest:

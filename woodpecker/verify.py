@@ -7,6 +7,10 @@ import numpy as np
 from . import forest as ir
 from .errors import InvalidModelError
 from .forest import CATEGORY_RULES, IN, LE, LEAF, LT, Forest, check_array, tree_of_node
+from .runtime.outputs import KINDS
+
+OUTPUT_KINDS = (*KINDS, "leaves_onehot")
+RESERVED_METHODS = ("predict_raw", "apply", "save", "inspect", "to_relax", "strategy")
 
 
 def verify(forest: Forest) -> Forest:
@@ -195,5 +199,10 @@ def _check_metadata(f: Forest) -> None:
         raise InvalidModelError(f"{len(f.feature_names)} feature names for {f.n_features} features")
     if f.unknown_category not in ("error", "nan"):
         raise InvalidModelError(f"unknown_category must be 'error' or 'nan', found {f.unknown_category!r}")
-    if "predict" not in f.methods:
-        raise InvalidModelError("methods must say what 'predict' returns")
+    if not f.methods:
+        raise InvalidModelError("the forest has no methods: say at least what 'predict' returns")
+    for name, method in f.methods.items():
+        if not name.isidentifier() or name.startswith("_") or name in RESERVED_METHODS:
+            raise InvalidModelError(f"{name!r} can't be the name of a method of a predictor")
+        if method.kind not in OUTPUT_KINDS:
+            raise InvalidModelError(f"method {name!r} is of kind {method.kind!r}; known: {', '.join(OUTPUT_KINDS)}")

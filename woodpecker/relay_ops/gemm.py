@@ -37,10 +37,11 @@ def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
         return f"lanes must be a power of two, found {lanes}"
     leaves = int(tree_leaves(canonical.forest).max(initial=1))
     if leaves > MAX_LEAVES:
-        return f"a tree of {leaves:,} leaves needs a path matrix of {leaves**2:,} entries; the limit is {MAX_LEAVES} leaves"
-    need = canonical.forest.n_trees * leaves**2 * (1 if canonical.max_depth < 127 else 2)
+        return f"a tree of {leaves:,} leaves needs {leaves**2:,} matrix entries; the limit is {MAX_LEAVES:,} leaves"
+    n_trees = canonical.forest.n_trees
+    need = n_trees * leaves**2 * (1 if canonical.max_depth < 127 else 2)
     if need > MAX_BYTES:
-        return f"the path matrices of {canonical.forest.n_trees:,} trees of {leaves} leaves need {need / 2**30:.1f} GiB; the limit is 1 GiB"
+        return f"the matrices of {n_trees:,} trees of {leaves} leaves need {need / 2**30:.1f} GiB; the limit is 1 GiB"
     return None
 
 

@@ -31,13 +31,12 @@ def resolve(strategy: str, known: Mapping[str, Option], given: Mapping[str, Any]
     Raises:
         StrategyError: an option is unknown (the message lists the known ones), no integer, or out of range.
     """
-    for name, value in given.items():
+    for name, raw in given.items():
         if name not in known:
             listed = ", ".join(f"{k} ({o.help}; {o.low} to {o.high}, default {o.default})" for k, o in known.items())
             raise StrategyError(f"strategy {strategy!r} has no option {name!r}; its options: {listed or 'none'}")
         option = known[name]
-        if isinstance(value, bool):
-            value = int(value)
+        value = int(raw) if isinstance(raw, bool) else raw
         if not isinstance(value, int) or not option.low <= value <= option.high:
             raise StrategyError(
                 f"option {name} of strategy {strategy!r} must be an integer from {option.low} to {option.high}, "

@@ -89,10 +89,10 @@ def pack(directory: Mapping[int, int], tables: Mapping[int, np.ndarray], manifes
     for slot, table in tables.items():
         little = np.ascontiguousarray(table, table.dtype.newbyteorder("<"))
         blob[places[slot] : places[slot] + table.nbytes] = little.reshape(-1).view(np.uint8)
-    digest = hashlib.sha256(blob[DIRECTORY_OFFSET:]).digest()
+    digest = hashlib.sha256(blob[DIRECTORY_OFFSET:].data).digest()
     fields = (MAGIC, FORMAT, ABI, offset, MANIFEST_OFFSET, len(text))
     blob[: _HEADER.size] = np.frombuffer(_HEADER.pack(*fields, 0, digest), np.uint8)
-    crc = zlib.crc32(blob[: MANIFEST_OFFSET + len(text)])
+    crc = zlib.crc32(blob[: MANIFEST_OFFSET + len(text)].data)
     blob[: _HEADER.size] = np.frombuffer(_HEADER.pack(*fields, crc, digest), np.uint8)
     blob.flags.writeable = False
     return blob

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import InputError, MissingExtraError
+
 Classes = Sequence[np.ndarray]
 Rule = Callable[[np.ndarray, Classes, Mapping[str, Any]], Any]
 
@@ -64,6 +66,42 @@ def indicator(z: np.ndarray, classes: Classes, args: Mapping[str, Any]) -> np.nd
 def outlier(z: np.ndarray, classes: Classes, args: Mapping[str, Any]) -> np.ndarray:
     """(n,) int64: -1 where z - ``subtract`` < 0, else 1 (scikit-learn's outlier detectors)."""
     return np.where(value(z, classes, args) < 0, -1, 1).astype(np.int64)
+
+
+def leaves_onehot(ids: np.ndarray, args: Mapping[str, Any]) -> Any:
+    """Leaf ids (n, T) as one-hot rows (scikit-learn's RandomTreesEmbedding).
+
+    Parameters: ``categories``: per tree, the ascending ids of the leaves that have a column, the columns of tree t
+    following those of tree t - 1; ``container``: "csr_matrix", "csr_array" (both of scipy.sparse) or "ndarray";
+    ``dtype``.
+
+    Raises:
+        InputError: a row reached a leaf that no training row reached, which scikit-learn refuses as well.
+        MissingExtraError: the container is sparse and scipy is not installed.
+    """
+    n, n_trees = ids.shape
+    columns = np.empty((n, n_trees), np.int32)
+    start = 0
+    for t, category in enumerate(args["categories"]):
+        known = np.asarray(category, np.int32)
+        at = np.minimum(np.searchsorted(known, ids[:, t]), len(known) - 1)
+        unknown = np.flatnonzero(known[at] != ids[:, t])
+        if len(unknown):
+            raise InputError(f"row {unknown[0]} reaches leaf {ids[unknown[0], t]} of tree {t}, as no training row did")
+        columns[:, t] = start + at
+        start += len(known)
+    dtype = np.dtype(args["dtype"])
+    if args["container"] == "ndarray":
+        dense = np.zeros((n, start), dtype)
+        dense[np.arange(n)[:, None], columns] = 1
+        return dense
+    try:
+        import scipy.sparse
+    except ImportError as error:
+        raise MissingExtraError("transform() of this model returns a scipy sparse matrix: pip install scipy") from error
+    indptr = np.arange(0, n * n_trees + 1, n_trees, dtype=np.int32)
+    data = (np.ones(n * n_trees, dtype), columns.reshape(-1), indptr)
+    return getattr(scipy.sparse, args["container"])(data, shape=(n, start))
 
 
 KINDS: dict[str, Rule] = {
