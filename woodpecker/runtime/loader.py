@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,27 @@ def read_header(path: str | os.PathLike[str], *, verify: bool = False) -> fmt.He
             raise ArtifactError(f"{name} is empty")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             header = fmt.find(data, name)
+            if _mapped_bytes(data) > len(data):
+                raise ArtifactError(f"{name}: the file is cut short; compile and save the model again")
             if verify:
                 fmt.verify_digest(data, header, name)
             return header
+
+
+def _mapped_bytes(data: mmap.mmap) -> int:
+    """How long a file must be for the dynamic linker, which maps what an ELF header promises without looking at the
+    size: reading beyond the end kills the process (SIGBUS). 0 where it is no little-endian 64-bit ELF file."""
+    if data[:6] != b"\x7fELF\x02\x01" or len(data) < 64:
+        return 0
+    segments_at, sections_at = struct.unpack_from("<QQ", data, 32)
+    segment_size, segments, section_size, sections = struct.unpack_from("<4H", data, 54)
+    end = max(segments_at + segments * segment_size, sections_at + sections * section_size)
+    if segment_size < 56 or end > len(data):
+        return end
+    for at in range(segments_at, segments_at + segments * segment_size, segment_size):
+        offset, _, _, size = struct.unpack_from("<4Q", data, at + 8)
+        end = max(end, offset + size)
+    return int(end)
 
 
 def load(
