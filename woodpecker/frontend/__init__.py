@@ -15,7 +15,7 @@ from ..forest import Forest
 from ..verify import verify
 from .protocol import SupportsForest, call, from_entry_point, qualified_name, register_frontend, registered
 
-__all__ = ["SupportsForest", "register_frontend", "to_forest"]
+__all__ = ["SupportsForest", "from_model", "register_frontend", "to_forest"]
 
 _ADAPTERS = ("xgboost", "lightgbm", "sklearn")
 """Libraries with an adapter of their own, by the package that their classes live in."""
@@ -75,6 +75,10 @@ def to_forest(
     if isinstance(model, type):
         raise UnsupportedModelError(f"{qualified_name(model)} is a class: pass a trained model")
     raise UnsupportedModelError(f"{qualified_name(type(model))} is not a model that woodpecker knows; {_SUPPORTED}")
+
+
+from_model = to_forest
+"""The public name, `woodpecker.from_model`."""
 
 
 def _missing(value: Any) -> float:

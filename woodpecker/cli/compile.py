@@ -1,0 +1,72 @@
+"""``woodpecker compile``: a model file to an artifact."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .common import check_output, command, parse_options, parse_range, progress, size
+
+
+@command
+def main(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="XGBoost .json or .ubj, or LightGBM .txt file.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .so to write.", show_default=False)],
+    target: Annotated[str, typer.Option(help='"llvm" (this machine), "x86-64-v3", ..., or a TVM target.')] = "llvm",
+    strategy: Annotated[
+        str, typer.Option(help="auto, gemm, tree_traversal, perfect_tree_traversal or depth_rule.")
+    ] = "auto",
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the strategy, as name=value; may be repeated.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help='"exact", or "fast" for float32 sums.')] = "exact",
+    post_transform: Annotated[
+        str | None, typer.Option(help="What predict applies to the raw scores, instead of the model's own.")
+    ] = None,
+    missing: Annotated[float, typer.Option(help="XGBoost: the value that counts as missing, beside NaN.")] = float(
+        "nan"
+    ),
+    iteration_range: Annotated[
+        str | None, typer.Option(metavar="START:STOP", help="Compile these boosting rounds only.")
+    ] = None,
+) -> None:
+    """Compile MODEL to a shared library.
+
+    The result predicts with the bits of the library that trained the model. It runs where numpy and apache-tvm-ffi
+    are installed; neither the compiler nor that library is needed there.
+
+    \b
+    Examples:
+      woodpecker compile model.ubj -o model.so
+      woodpecker compile model.txt -o model.so --strategy tree_traversal --option unroll=4
+      woodpecker compile model.json -o model.so --target x86-64-v3 --iteration-range 0:50
+    """
+    options = parse_options(option or [])
+    rounds = parse_range(iteration_range)
+    check_output(output)
+    import woodpecker
+
+    started = time.perf_counter()
+    with progress(f"compiling {model.name}"):
+        predictor = woodpecker.compile(
+            str(model),
+            target=target,
+            strategy=strategy,
+            precision=precision,
+            post_transform=post_transform,
+            missing=missing,
+            iteration_range=rounds,
+            **options,
+        )
+        predictor.save(output)
+    seconds = time.perf_counter() - started
+    facts: dict[str, Any] = predictor.inspect()
+    typer.echo(
+        f"{output}: {facts['n_trees']:,} trees, strategy {predictor.strategy} "
+        f"({facts['plan'][0]['reason']}), {size(output.stat().st_size)}, {seconds:.1f} s"
+    )

@@ -1,0 +1,115 @@
+"""``woodpecker inspect``: what is in an artifact or a model file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .common import command, is_artifact, progress, size
+
+
+@command
+def main(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A .so, or a model file.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Show what is in an artifact or a model: trees, depths, leaves, distinct predicates, strategy, target, size.
+
+    Nothing of an artifact is run. For a model file, the strategy is the one that compiling it now would choose.
+
+    \b
+    Examples:
+      woodpecker inspect model.so
+      woodpecker inspect model.ubj --json
+    """
+    if path.exists() and not path.is_dir() and is_artifact(path):
+        facts = _artifact(path)
+    else:
+        with progress(f"reading {path.name}"):
+            facts = _model(path)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2, sort_keys=True, allow_nan=False))
+    else:
+        _show(path, facts)
+
+
+def _artifact(path: Path) -> dict[str, Any]:
+    from ..runtime.loader import read_header
+
+    manifest = read_header(path).manifest
+    return {
+        "kind": "artifact",
+        "bytes": path.stat().st_size,
+        "source": manifest["source"],
+        "n_trees": manifest["n_trees"],
+        "n_features": manifest["input"]["n_features"],
+        "n_outputs": manifest["n_outputs"],
+        "feature_names": manifest["input"]["feature_names"],
+        "methods": ["predict_raw", "apply", *manifest["methods"]],
+        "acc_dtype": manifest["acc_dtype"],
+        "stats": manifest["stats"],
+        "plan": manifest["plan"],
+        "target": manifest["target"],
+        "producer": manifest["producer"],
+    }
+
+
+def _model(path: Path) -> dict[str, Any]:
+    from ..frontend import to_forest
+    from ..predicates import canonicalise
+    from ..targets import import_tvm
+
+    forest = to_forest(path)
+    canonical = canonicalise(forest)
+    import_tvm()
+    from ..manifest import statistics
+    from ..relay_ops.plan import make_plan
+
+    return {
+        "kind": "model",
+        "bytes": path.stat().st_size,
+        "source": dict(forest.source),
+        "n_trees": forest.n_trees,
+        "n_features": forest.n_features,
+        "n_outputs": forest.n_outputs,
+        "feature_names": None if forest.feature_names is None else list(forest.feature_names),
+        "methods": ["predict_raw", "apply", *forest.methods],
+        "acc_dtype": str(forest.values.dtype),
+        "stats": statistics(canonical),
+        "plan": [step.manifest() for step in make_plan(canonical, "auto", {})],
+    }
+
+
+def _show(path: Path, facts: Mapping[str, Any]) -> None:
+    stats, source = facts["stats"], facts["source"]
+    rows = {
+        "size": size(facts["bytes"]),
+        "source": " ".join(str(source[k]) for k in ("library", "version", "estimator", "objective") if source.get(k)),
+        "trees": f"{facts['n_trees']:,}",
+        "depth": f"at most {stats['max_depth']}, {stats['mean_depth']} on average",
+        "leaves": f"{stats['leaves']:,}, at most {stats['max_leaves']:,} in a tree",
+        "distinct predicates": f"{stats['distinct_predicates']:,}",
+        "features": f"{facts['n_features']:,}, {stats['features_used']:,} of them used",
+        "outputs": f"{facts['n_outputs']:,}, summed in {facts['acc_dtype']}",
+        "methods": ", ".join(facts["methods"]),
+    }
+    for step in facts["plan"]:
+        options = ", ".join(f"{k}={v}" for k, v in step["options"].items())
+        start = f" from {step['min_rows']:,} rows" if step["min_rows"] else ""
+        rows[f"strategy{start}"] = f"{step['strategy']}{f' ({options})' if options else ''}: {step['reason']}"
+        for name, cost in step["considered"].items():
+            rows[f"  {name}"] = f"{cost:,.0f} ns/row estimated" if isinstance(cost, (int, float)) else str(cost)
+    if target := facts.get("target"):
+        features = f" ({', '.join(target['features'])})" if target.get("features") else ""
+        rows["target"] = f"{target['name']}: {target['system']} {target['machine']}, {target['cpu']}{features}"
+        rows["made by"] = ", ".join(f"{name} {version}" for name, version in facts["producer"].items())
+    else:
+        rows["target"] = "not compiled"
+    typer.echo(f"{path}: {facts['kind']}")
+    width = max(map(len, rows)) + 2
+    for name, value in rows.items():
+        typer.echo(f"{name:<{width}}{value}")
