@@ -97,7 +97,7 @@ def compile(
         model=blob,
         manifest=manifest,
         save=save,
-        to_relax=lambda: build_module(canonical, chosen, layout),
+        to_relax=lambda x_dtype: build_module(canonical, chosen, layout, x_dtype),
     )
     program.entry("raw_f32")  # compile errors belong here, not in the first prediction
     return make_predictor(program, num_threads, post_transform if callable(post_transform) else None)

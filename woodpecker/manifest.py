@@ -64,7 +64,7 @@ def statistics(canonical: Canonical) -> dict[str, Any]:
         "distinct_predicates": canonical.n_predicates,
         "columns": len(canonical.columns),
         "categorical_columns": len(canonical.columns) - canonical.columns.n_numeric,
-        "features_used": len(np.unique(canonical.columns.feature)),
+        "features_used": len(set(canonical.columns.feature.tolist())),
         "vector_leaves": forest.vector_leaves,
         "linear_leaves": forest.linear_offset is not None,
     }

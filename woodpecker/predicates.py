@@ -102,11 +102,14 @@ def canonicalise(forest: Forest) -> Canonical:
     numeric = inner & ~categorical
     zero = forest.missing == MISSING_ZERO
 
-    key = np.stack([categorical, forest.feature, zero, forest.default_left & numeric], 1).astype(np.int64)
-    table, inverse = np.unique(key[inner], axis=0, return_inverse=True)
+    # (categorical, feature, zero rule, missing left) as one number: its order is that of the columns.
+    key = (categorical * forest.n_features + forest.feature.astype(np.int64)) * 4
+    key += zero * 2 + (forest.default_left & numeric)
+    keys, inverse = np.unique(key[inner], return_inverse=True)
     node_column = np.full(forest.n_nodes, -1, np.int32)
     node_column[inner] = inverse.reshape(-1)
-    n_numeric = int((table[:, 0] == 0).sum())
+    n_numeric = int((keys < 4 * forest.n_features).sum())
+    feature = (keys >> 2) % max(forest.n_features, 1)
 
     bounds: list[np.ndarray] = []
     node_bound = np.full(forest.n_nodes, -1, np.int64)
@@ -125,22 +128,22 @@ def canonicalise(forest: Forest) -> Canonical:
     words: list[np.ndarray] = [np.zeros(1, np.uint32)]  # word 0 is read, and ignored, at numeric nodes
     n_words = 1
     n_sets = 0
-    for c in range(n_numeric, len(table)):
+    for c in range(n_numeric, len(keys)):
         nodes = np.flatnonzero(node_column == c)
-        edges, part = _bitsets(forest, int(table[c, 1]), nodes, never[nodes])
+        edges, part = _bitsets(forest, int(feature[c]), nodes, never[nodes])
         bounds.append(edges)
         distinct, row = np.unique(part, axis=0, return_inverse=True)
         if n_words + distinct.size > MAX_BITSET_WORDS:
-            raise _too_many_categories(int(table[c, 1]))
+            raise _too_many_categories(int(feature[c]))
         node_bitset[nodes] = n_words + row.reshape(-1) * part.shape[1]
         words.append(distinct.reshape(-1))
         n_words += distinct.size
         n_sets += len(distinct)
     bound64 = np.concatenate([*bounds, np.zeros(0)])
     columns = Columns(
-        feature=table[:, 1].astype(np.int32),
-        zero_missing=table[:, 2].astype(bool),
-        missing_left=table[:, 3].astype(bool),
+        feature=feature.astype(np.int32),
+        zero_missing=(keys & 2) != 0,
+        missing_left=(keys & 1) != 0,
         n_numeric=n_numeric,
         bound_offset=np.cumsum([0] + [len(b) for b in bounds], dtype=np.int64),
         bound64=bound64,
@@ -195,7 +198,7 @@ def _bitsets(forest: Forest, feature: int, nodes: np.ndarray, never: np.ndarray)
     right = np.ones((len(nodes), n_words * 32), bool)
     default_right = ~forest.default_left[nodes]
     if exact:
-        right[:] = default_right[:, None]
+        right[:] = (default_right | never)[:, None]  # a value that is no known category is missing, unless never < it
         right[:, rank] = True
     right[:, missing] = default_right
     right[owner, rank[np.searchsorted(known, member)]] = False

@@ -171,8 +171,8 @@ def _check_leaves(f: Forest) -> None:
         if not all(part is None for part in linear):
             raise InvalidModelError("linear leaves need linear_offset, linear_feature, linear_coef and linear_const")
         return
-    if f.values.dtype != np.float64 or f.vector_leaves:
-        raise InvalidModelError("linear leaves need scalar float64 values")
+    if f.values.dtype != np.float64 or f.vector_leaves or f.input_dtype != "float64" or not np.isnan(f.missing_value):
+        raise InvalidModelError("linear leaves need scalar float64 values, float64 input and no missing_value")
     assert f.linear_offset is not None and f.linear_feature is not None and f.linear_coef is not None
     check_array("linear_offset", f.linear_offset, np.int64, (f.n_leaves + 1,))
     check_array("linear_feature", f.linear_feature, np.int32, (None,))

@@ -84,19 +84,24 @@ def leaf_scores(position: te.Tensor, X: te.Tensor, tables: Mapping[str, te.Tenso
         at = tirx.min(offset[slot[r, t]] + j, len(forest.linear_coef) if forest.linear_coef is not None else 0)
         return linear_input(X[r, tables["linear_feature"][at]], band[0]), tables["linear_coef"][at]
 
-    acc = te.compute(shape, lambda r, t: tables["linear_const"][slot[r, t]], "linear")
-    plain_only = te.compute(shape, lambda r, t: tirx.Select(terms(r, t) == 0, 1, 0), "plain_only")
-    for j in range(int(np.diff(forest.linear_offset).max(initial=0))):
-
-        def term(r: Expr, t: Expr, j: int = j, acc: te.Tensor = acc) -> Expr:
+    def add_term(acc: te.Tensor, j: int) -> te.Tensor:
+        def term(r: Expr, t: Expr) -> Expr:
             value, coef = x(r, t, j)
             return tirx.Select(j < terms(r, t), acc[r, t] + fenced_product(coef, value), acc[r, t])
 
-        def plainer(r: Expr, t: Expr, j: int = j, plain_only: te.Tensor = plain_only) -> Expr:
-            missing = tirx.And(j < terms(r, t), tirx.isnan(x(r, t, j)[0]))
-            return tirx.Select(missing, 1, plain_only[r, t])
+        return te.compute(shape, term, f"linear{j}")
 
-        acc, plain_only = te.compute(shape, term, f"linear{j}"), te.compute(shape, plainer, f"plain_only{j}")
+    def add_missing(plain_only: te.Tensor, j: int) -> te.Tensor:
+        def missing(r: Expr, t: Expr) -> Expr:
+            found = tirx.And(j < terms(r, t), tirx.isnan(x(r, t, j)[0]))
+            return tirx.Select(found, 1, plain_only[r, t])
+
+        return te.compute(shape, missing, f"plain_only{j}")
+
+    acc = te.compute(shape, lambda r, t: tables["linear_const"][slot[r, t]], "linear")
+    plain_only = te.compute(shape, lambda r, t: tirx.Select(terms(r, t) == 0, 1, 0), "plain_only")
+    for j in range(int(np.diff(forest.linear_offset).max(initial=0))):
+        acc, plain_only = add_term(acc, j), add_missing(plain_only, j)
     return te.compute(shape, lambda r, t: tirx.Select(plain_only[r, t] == 1, plain[r, t], acc[r, t]), "score")
 
 
@@ -113,8 +118,13 @@ def forward(position: te.Tensor, X: te.Tensor, tables: Mapping[str, te.Tensor], 
     t = te.reduce_axis((0, n_trees + 1), "t")
     tree = tirx.max(t - 1, 0)
 
+    def divided(total: te.Tensor) -> te.Tensor:
+        if forest.divisor == 1:
+            return total
+        return te.compute((n, n_outputs), lambda r, k: total[r, k] / tables["divisor"][0], "raw")
+
     if n_trees == 0:
-        return te.compute((n, n_outputs), lambda r, k: tables["base_score"][k], "raw")
+        return divided(te.compute((n, n_outputs), lambda r, k: tables["base_score"][k], "total"))
     if forest.vector_leaves:
 
         def term(r: Expr, k: Expr) -> Any:
@@ -128,6 +138,4 @@ def forward(position: te.Tensor, X: te.Tensor, tables: Mapping[str, te.Tensor], 
     total = te.compute(
         (n, n_outputs), lambda r, k: add(tirx.Select(t == 0, tables["base_score"][k], term(r, k)), axis=t), "total"
     )
-    if forest.divisor == 1:
-        return total
-    return te.compute((n, n_outputs), lambda r, k: total[r, k] / tables["divisor"][0], "raw")
+    return divided(total)

@@ -48,8 +48,8 @@ def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
 def cost(canonical: Canonical, rows: int) -> float:
     """Estimated ns per row: a vector operation per entry of the path matrices, for 64 rows at once."""
     leaves = float(tree_leaves(canonical.forest).max(initial=1))
-    per_block = canonical.forest.n_trees * (leaves * leaves * 1.0 + 150.0)
-    return per_block / min(max(rows, 1), 64) / 2.0
+    per_block = canonical.forest.n_trees * (leaves * leaves * 0.5 + 24.0)
+    return per_block / min(max(rows, 1), 64)
 
 
 def _leaf_ranges(forest: Forest) -> tuple[np.ndarray, np.ndarray]:

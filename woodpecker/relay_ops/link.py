@@ -15,7 +15,7 @@ import numpy as np
 from tvm import te, tirx
 
 from ..errors import UnsupportedModelError
-from .predicate import Expr
+from .predicate import Expr, unbound
 
 ULP_BOUND = 2
 
@@ -119,6 +119,7 @@ def find(name: str) -> Link:
 
 def prescale(x: Expr, args: Mapping[str, Any]) -> Expr:
     """LightGBM's random forests divide the sum by the iterations before the objective's transform."""
+    x = unbound(x)
     return x / const(x, float(args["divide"])) if "divide" in args else x
 
 

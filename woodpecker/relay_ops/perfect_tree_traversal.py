@@ -43,8 +43,8 @@ def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
 def cost(canonical: Canonical, rows: int) -> float:
     """Estimated ns per row; a step is cheaper than a table walk's, until padding leaves the cache."""
     padded = canonical.forest.n_trees * 2.0**canonical.max_depth
-    cold = 1.0 if padded < 300_000 else 2.5
-    return 0.6 * canonical.forest.n_trees * (canonical.max_depth + 1.0) * cold * (2.0 if rows < 8 else 1.0)
+    cold = max(1.0, padded / 120_000)
+    return 0.54 * canonical.forest.n_trees * (canonical.max_depth + 1.0) * cold * (2.0 if rows < 8 else 1.0)
 
 
 def _heap(canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:
@@ -107,11 +107,14 @@ def forward(V: te.Tensor, tables: Mapping[str, te.Tensor], canonical: Canonical,
     """TE graph: column values (C + 1, n) -> positions (n, T), a stage per level."""
     n, n_trees, depth = V.shape[1], canonical.forest.n_trees, layout.constants["depth"]
     size = tirx.const(2**depth - 1, "int32")
+
+    def below(i: te.Tensor, name: str) -> te.Tensor:
+        def child(r: Expr, t: Expr) -> Expr:
+            return step(i[r, t], t * size, lambda c: V[c, r], tables)
+
+        return te.compute((n, n_trees), child, name)
+
     i = te.compute((n, n_trees), lambda r, t: tirx.const(0, "int32"), "root")
     for level in range(depth):
-        i = te.compute(
-            (n, n_trees),
-            lambda r, t, i=i: step(i[r, t], t * size, lambda c: V[c, r], tables),
-            f"level{level}",
-        )
+        i = below(i, f"level{level}")
     return te.compute((n, n_trees), lambda r, t: leaf_position(i[r, t], t, depth), "position")

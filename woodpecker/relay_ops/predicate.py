@@ -28,7 +28,8 @@ Bind = Callable[[Expr], Expr]
 
 
 def unbound(value: Expr) -> Expr:
-    return value
+    """The expression itself; an element of a TE tensor as the expression that it stands for."""
+    return value.asobject() if isinstance(value, te.TensorSlice) else value
 
 
 def prepare(canonical: Canonical) -> Layout:

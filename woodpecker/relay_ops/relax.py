@@ -19,7 +19,7 @@ from ..predicates import Canonical
 from . import aggregate, predicate
 
 
-def build_module(canonical: Canonical, strategy: ModuleType, layout: Layout, x_dtype: str = "float32") -> tvm.IRModule:
+def build_module(canonical: Canonical, strategy: ModuleType, layout: Layout, x_dtype: str) -> tvm.IRModule:
     """A Relax module with one function ``main``: X (n, F) of ``x_dtype`` -> raw scores (n, K), for any n.
 
     Build it with ``tvm.compile(module, target="llvm")`` and run it in ``tvm.relax.VirtualMachine``; its results are
@@ -31,7 +31,7 @@ def build_module(canonical: Canonical, strategy: ModuleType, layout: Layout, x_d
     builder = relax.BlockBuilder()
     n = tirx.Var("n", "int64")
     X = relax.Var("X", relax.TensorType((n, forest.n_features), x_dtype))
-    with builder.function("main", [X]), builder.dataflow():
+    with builder.function("main", [X]):
         arrays = {name: _at_least_one(layout.tables[name]) for name in names}
         constants = [relax.const(array, str(array.dtype)) for array in arrays.values()]
 
@@ -53,9 +53,9 @@ def build_module(canonical: Canonical, strategy: ModuleType, layout: Layout, x_d
         def raw_scores(p: te.Tensor, x: te.Tensor, *tables: te.Tensor) -> te.Tensor:
             return aggregate.forward(p, x, view(tables), forest)
 
-        values = stage(columns, X)
-        found = stage(positions, values)
-        output = builder.emit_output(stage(raw_scores, found, X))
+        with builder.dataflow():
+            found = stage(positions, stage(columns, X))
+            output = builder.emit_output(stage(raw_scores, found, X))
         builder.emit_func_output(output)
     return builder.get()
 

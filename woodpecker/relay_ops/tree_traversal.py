@@ -41,7 +41,7 @@ def cost(canonical: Canonical, rows: int) -> float:
     """Estimated ns per row: a step is a dependent chain of loads, which interleaved rows overlap."""
     steps = float(canonical.depth.sum()) + len(canonical.depth)
     cold = 1.0 if canonical.forest.n_nodes < 200_000 else 1.6
-    return 0.7 * steps * cold * (2.0 if rows < 8 else 1.0)
+    return 0.6 * steps * cold * (2.0 if rows < 8 else 1.0)
 
 
 def sibling_order(canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:
@@ -129,11 +129,14 @@ def forward(V: te.Tensor, tables: Mapping[str, te.Tensor], canonical: Canonical,
     n, n_trees = V.shape[1], canonical.forest.n_trees
     base = tables["tree_base"]
     bits = tirx.const(layout.scalars["link_bits"], "int32")
+
+    def below(p: te.Tensor, name: str) -> te.Tensor:
+        def child(r: Expr, t: Expr) -> Expr:
+            return step(p[r, t], base[t], lambda c: V[c, r], tables, bits)
+
+        return te.compute((n, n_trees), child, name)
+
     p = te.compute((n, n_trees), lambda r, t: base[t], "root")
     for level in range(canonical.max_depth):
-        p = te.compute(
-            (n, n_trees),
-            lambda r, t, p=p: step(p[r, t], base[t], lambda c: V[c, r], tables, bits),
-            f"level{level}",
-        )
+        p = below(p, f"level{level}")
     return p

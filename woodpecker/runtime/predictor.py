@@ -33,14 +33,14 @@ class Program:
         model: The blob: 64-byte aligned uint8, in memory that stays mapped as long as this object lives.
         manifest: See `woodpecker.manifest`.
         save: Writes the artifact to a path, or None where it was not compiled here.
-        to_relax: Builds the Relax module, or None likewise.
+        to_relax: Builds the Relax module for a dtype of X, or None likewise.
     """
 
     entry: Callable[[str], Entry]
     model: np.ndarray
     manifest: Mapping[str, Any]
     save: Callable[[Any], None] | None = None
-    to_relax: Callable[[], Any] | None = None
+    to_relax: Callable[[str], Any] | None = None
 
 
 class Predictor:
@@ -127,17 +127,23 @@ class Predictor:
         shown["model_bytes"] = len(self._program.model)
         return shown
 
-    def to_relax(self) -> Any:
-        """The ensemble as a Relax `tvm.IRModule`; see `woodpecker.relay_ops.relax.build_module`.
+    def to_relax(self, x_dtype: str = "float32") -> Any:
+        """The ensemble as a Relax `tvm.IRModule`: ``main``, X (n, n_features) of ``x_dtype`` -> raw scores (n, K).
+
+        Build it with ``tvm.compile(module, target="llvm")``, run it in ``tvm.relax.VirtualMachine``; the raw scores
+        have the bits of `predict_raw`.
 
         Raises:
+            InputError: ``x_dtype`` is neither float32 nor float64.
             UnsupportedModelError: this predictor was loaded; an artifact holds no graph.
         """
         if self._program.to_relax is None:
             raise UnsupportedModelError(
                 "a loaded artifact holds no graph: compile the model and call to_relax() on that"
             )
-        return self._program.to_relax()
+        if x_dtype not in ("float32", "float64"):
+            raise InputError(f"x_dtype must be 'float32' or 'float64', found {x_dtype!r}")
+        return self._program.to_relax(x_dtype)
 
     def __repr__(self) -> str:
         source = self._program.manifest["source"]
