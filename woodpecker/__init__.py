@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from .forest import Forest, Method
     from .frontend import SupportsForest, register_frontend
     from .frontend import to_forest as from_model
-    from .runtime import Predictor, load
+    from .runtime import CompiledModel, Predictor, load
 
 _HOME = {
+    "CompiledModel": ".runtime",
     "compile": ".compiler",
     "Forest": ".forest",
     "Method": ".forest",
@@ -39,6 +40,7 @@ _HOME = {
 _ALIASES = {"from_model": "to_forest"}
 
 __all__ = [
+    "CompiledModel",
     "Forest",
     "Method",
     "Predictor",

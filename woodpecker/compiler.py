@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from .errors import InputError, TargetError, UnsupportedModelError
+from .errors import InputError, UnsupportedModelError
 from .forest import Forest, Method
 from .frontend import to_forest
 from .predicates import canonicalise
 from .runtime import threads
-from .runtime.predictor import Predictor, Program, make_predictor
+from .runtime.predictor import CompiledModel, Predictor, Program, make_predictor
 from .targets import import_tvm, resolve
 
 
@@ -48,12 +48,13 @@ def compile(
         **strategy_options: Options of the strategy; an unknown one is an error that lists the known ones.
 
     Returns:
-        A predictor with the methods of the source model.
+        A `Predictor` with the methods of the source model; or, where code for the target can't run on this CPU, a
+        `CompiledModel`, which can be saved.
 
     Raises:
         InvalidModelError: the model contradicts itself. UnsupportedModelError: it has something that is not compiled;
             the message names it. StrategyError: the strategy or an option of it does not fit. TargetError: the target
-            is unknown or can't run here. MissingExtraError: TVM is not installed.
+            is unknown. MissingExtraError: TVM is not installed.
     """
     threads.resolve(num_threads)
     tvm = import_tvm()
@@ -67,8 +68,6 @@ def compile(
     from .schedules.cpu import plan_scratch
 
     where = resolve(target)
-    if not where.native:
-        raise TargetError(f"code for target {where.name!r} can't run on this CPU: compile it on a machine that can")
     forest = to_forest(model, missing=missing, iteration_range=iteration_range)
     forest = _with_post_transform(_with_precision(forest, precision), post_transform)
 
@@ -99,8 +98,12 @@ def compile(
         save=save,
         to_relax=lambda x_dtype: build_module(canonical, chosen, layout, x_dtype),
     )
+    custom = post_transform if callable(post_transform) else None
+    if not where.native:
+        # Typed as what nearly every caller has: cross-compiling is the one case without `predict`.
+        return cast(Predictor, CompiledModel(program, custom))
     program.entry("raw_f32")  # compile errors belong here, not in the first prediction
-    return make_predictor(program, num_threads, post_transform if callable(post_transform) else None)
+    return make_predictor(program, num_threads, custom)
 
 
 def _digest(blob: np.ndarray) -> str:

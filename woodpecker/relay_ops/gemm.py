@@ -28,7 +28,7 @@ NAME = "gemm"
 OPTIONS = {"lanes": Option(64, 16, 64, "rows of one vector; a power of two")}
 
 MAX_LEAVES = 1024
-MAX_BYTES = 2**30
+MAX_BYTES = 2**28
 
 
 def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
@@ -41,7 +41,9 @@ def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
     n_trees = canonical.forest.n_trees
     need = n_trees * leaves**2 * (1 if canonical.max_depth < 127 else 2)
     if need > MAX_BYTES:
-        return f"the matrices of {n_trees:,} trees of {leaves} leaves need {need / 2**30:.1f} GiB; the limit is 1 GiB"
+        return (
+            f"the matrices of {n_trees:,} trees of {leaves} leaves need {need / 2**30:.1f} GiB; the limit is 0.25 GiB"
+        )
     return None
 
 

@@ -27,7 +27,7 @@ NAME = "perfect_tree_traversal"
 OPTIONS = {"interleave": Option(8, 1, 32, "rows that walk one tree together")}
 
 MAX_DEPTH = 20
-MAX_BYTES = 2**31
+MAX_BYTES = 2**28
 
 
 def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
@@ -36,7 +36,7 @@ def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
         return f"a tree of depth {depth} would be padded to 2**{depth} leaves; the limit is depth {MAX_DEPTH}"
     need = n_trees * 2**depth * (12 + (8 if canonical.forest.input_dtype == "float64" else 0) + 8)
     if need > MAX_BYTES:
-        return f"{n_trees} trees padded to depth {depth} need {need / 2**30:.1f} GiB; the limit is 2 GiB"
+        return f"{n_trees} trees padded to depth {depth} need {need / 2**30:.1f} GiB; the limit is 0.25 GiB"
     return None
 
 

@@ -1,6 +1,6 @@
 """Runs artifacts. Imports numpy and tvm_ffi only, never the compiler."""
 
 from .loader import load
-from .predictor import Predictor
+from .predictor import CompiledModel, Predictor
 
-__all__ = ["Predictor", "load"]
+__all__ = ["CompiledModel", "Predictor", "load"]

@@ -43,11 +43,9 @@ class Program:
     to_relax: Callable[[str], Any] | None = None
 
 
-class Predictor:
-    """A compiled model that runs on this machine. Made by `woodpecker.compile` and `woodpecker.load`. Thread-safe.
-
-    X is (n, n_features): numpy float32, float64 or integers, a pandas, polars or pyarrow frame, a scipy CSR matrix, or
-    anything with DLPack in CPU memory. A torch tensor comes back as a torch tensor, everything else as numpy.
+class CompiledModel:
+    """A compiled model, which `save` writes to a file. `woodpecker.compile` returns a bare one where its target can't
+    run on this machine, else a `Predictor`.
 
     Attributes:
         n_features_in_: Columns of X.
@@ -58,17 +56,11 @@ class Predictor:
         strategy: The name of the strategy that runs.
     """
 
-    def __init__(
-        self, program: Program, num_threads: int | None = None, post_transform: Callable[..., Any] | None = None
-    ) -> None:
+    def __init__(self, program: Program, post_transform: Callable[..., Any] | None = None) -> None:
         manifest = program.manifest
         self._program = program
-        self._num_threads = threads.resolve(num_threads)
         self._post_transform = post_transform
         self._spec = InputSpec.from_json(manifest["input"])
-        self._model = tvm_ffi.from_dlpack(_writable_alias(program.model))
-        self._local = threading.local()
-        self._acc_dtype = np.dtype(manifest["acc_dtype"])
         self._classes = tuple(labels.decode(c) for c in manifest["classes"])
         self.n_features_in_: int = manifest["input"]["n_features"]
         self.n_outputs_: int = manifest["n_outputs"]
@@ -78,27 +70,6 @@ class Predictor:
             self.feature_names_in_ = np.array(self._spec.feature_names, dtype=object)
         if self._classes:
             self.classes_ = self._classes[0] if len(self._classes) == 1 else list(self._classes)
-
-    def predict_raw(self, X: Any, *, out: np.ndarray | None = None) -> Any:
-        """Raw scores (margins) before the link: (n, K), in the source library's accumulator dtype and to its bits.
-
-        Args:
-            X: (n, n_features).
-            out: C-ordered (n, K) array of that dtype, to write to instead of a new one.
-
-        Raises:
-            InputError: X or ``out`` is not what the model expects.
-        """
-        rows = read_rows(X, self._spec)
-        return rows.restore(self._scores("raw", rows, self._out(out, (rows.n, self.n_outputs_), self._acc_dtype)))
-
-    def apply(self, X: Any, *, out: np.ndarray | None = None) -> Any:
-        """Leaf ids: (n, T) int32, numbered as the source library numbers its leaves.
-
-        Args and errors: see `predict_raw`; ``out`` is (n, T) int32.
-        """
-        rows = read_rows(X, self._spec)
-        return rows.restore(self._scores("apply", rows, self._out(out, (rows.n, self.n_trees_), np.dtype(np.int32))))
 
     def save(self, path: Any) -> None:
         """Write the artifact, one shared library, atomically. The same model and options give the same bytes.
@@ -149,9 +120,61 @@ class Predictor:
         source = self._program.manifest["source"]
         name = source.get("estimator") or source.get("library") or "forest"
         return (
-            f"<woodpecker.Predictor of {name}: {self.n_trees_} trees, {self.n_features_in_} features, "
+            f"<woodpecker.{type(self).__name__} of {name}: {self.n_trees_} trees, {self.n_features_in_} features, "
             f"{self.n_outputs_} outputs, {self.strategy}>"
         )
+
+    def __reduce__(self) -> Any:
+        raise UnsupportedModelError(
+            "a compiled model can't be pickled or copied: save() it, and load() the file in the other process"
+        )
+
+
+class Predictor(CompiledModel):
+    """A compiled model that runs on this machine. Made by `woodpecker.compile` and `woodpecker.load`. Thread-safe.
+
+    X is (n, n_features): numpy float32, float64 or integers, a pandas, polars or pyarrow frame, a scipy CSR matrix, or
+    anything with DLPack in CPU memory. A torch tensor comes back as a torch tensor, everything else as numpy.
+
+    Beside `predict_raw` and `apply` it has the methods of the source model. Attributes: see `CompiledModel`.
+    """
+
+    # For type checkers: an instance has those of these methods that its source model has.
+    predict: Callable[[Any], Any]
+    predict_proba: Callable[[Any], Any]
+    decision_function: Callable[[Any], Any]
+    score_samples: Callable[[Any], Any]
+    transform: Callable[[Any], Any]
+
+    def __init__(
+        self, program: Program, num_threads: int | None = None, post_transform: Callable[..., Any] | None = None
+    ) -> None:
+        super().__init__(program, post_transform)
+        self._num_threads = threads.resolve(num_threads)
+        self._model = tvm_ffi.from_dlpack(_writable_alias(program.model))
+        self._local = threading.local()
+        self._acc_dtype = np.dtype(program.manifest["acc_dtype"])
+
+    def predict_raw(self, X: Any, *, out: np.ndarray | None = None) -> Any:
+        """Raw scores (margins) before the link: (n, K), in the source library's accumulator dtype and to its bits.
+
+        Args:
+            X: (n, n_features).
+            out: C-ordered (n, K) array of that dtype, to write to instead of a new one.
+
+        Raises:
+            InputError: X or ``out`` is not what the model expects.
+        """
+        rows = read_rows(X, self._spec)
+        return rows.restore(self._scores("raw", rows, self._out(out, (rows.n, self.n_outputs_), self._acc_dtype)))
+
+    def apply(self, X: Any, *, out: np.ndarray | None = None) -> Any:
+        """Leaf ids: (n, T) int32, numbered as the source library numbers its leaves.
+
+        Args and errors: see `predict_raw`; ``out`` is (n, T) int32.
+        """
+        rows = read_rows(X, self._spec)
+        return rows.restore(self._scores("apply", rows, self._out(out, (rows.n, self.n_trees_), np.dtype(np.int32))))
 
     def _method(self, name: str, X: Any) -> Any:
         """What the source model's method ``name`` returns for X."""
