@@ -153,25 +153,11 @@ def test_every_category_and_missing_case():
             splits = forest.kind[forest.leaf < 0]
             sizes = np.diff(forest.set_offset)[forest.category_set[forest.leaf < 0]]
             seen |= set(zip(splits, forest.default_left[forest.leaf < 0], sizes > 1, strict=True))
-            codes = [
-                -2.0,
-                -1.0,
-                -0.5,
-                -0.0,
-                0.0,
-                0.5,
-                0.99,
-                *range(50),
-                16777214,
-                16777215,
-                16777216,
-                3e9,
-                1e30,
-                np.inf,
-            ]
-            X = np.full((len(codes) + 2, FEATURES), np.nan, np.float32)
+            codes = np.concatenate([[-2, -1, -0.5, -0.0, 0.5, 0.99], np.arange(50)])
+            codes = np.concatenate([codes, [2**24 - 2, 2**24 - 1, 2**24, 3e9, 1e30, np.inf, -np.inf, np.nan]])
+            X = np.full((len(codes), FEATURES), np.nan, np.float32)
             for f in range(len(CATEGORIES)):
-                X[:, f] = [*codes, -np.inf, np.nan]
+                X[:, f] = codes
                 assert_bits_equal(predict_raw(forest, X), case.raw(model, X))
                 np.testing.assert_array_equal(apply(forest, X), case.leaves(model, X))
     numeric, in_set = {(1, False), (1, True)}, {(3, d, many) for d in (False, True) for many in (False, True)}

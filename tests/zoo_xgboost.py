@@ -345,7 +345,8 @@ def _outputs() -> Iterator[Case]:
         yield booster(f"targets/{strategy}-forest", 2, label="targets", num_parallel_tree=3, subsample=0.5, **method)
         yield booster(f"targets/{strategy}-huber", label="targets", objective="reg:pseudohubererror", **method)
         yield booster(f"targets/{strategy}-labels", label="labels", objective="binary:logistic", **method)
-        yield booster(f"targets/{strategy}-hinge", label="labels", objective="binary:hinge", **method)
+        if VERSION >= (2, 1):
+            yield booster(f"targets/{strategy}-hinge", label="labels", objective="binary:hinge", **method)
         yield booster(f"targets/{strategy}-base", label="targets", base_score=0.3, **method)
         yield estimator(f"targets/{strategy}-regressor", xgb.XGBRegressor, "targets", **method)
         yield estimator(f"targets/{strategy}-classifier", xgb.XGBClassifier, "labels", **method)

@@ -7,6 +7,7 @@ names the place it looks at, so that a message says what is wrong and where.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -77,13 +78,14 @@ def float32_of(text: str) -> float:
     """
     value = float(text)
     with np.errstate(over="ignore"):
-        near = np.float32(value)
-    other = np.nextafter(near, np.float32(np.inf if value > near else -np.inf))
-    if np.isfinite(near) and float(near) != value and (float(near) + float(other)) / 2 == value:
-        digits, middle = Decimal(text), Decimal(value)
-        if digits != middle:
-            return float(max(near, other) if digits > middle else min(near, other))
-    return float(near)
+        near = float(np.float32(value))
+    if near == value or not math.isfinite(near):
+        return near
+    other = float(np.nextafter(np.float32(near), np.float32(math.copysign(math.inf, value - near))))
+    digits, middle = Decimal(text), Decimal(value)
+    if (near + other) / 2 != value or digits == middle:
+        return near
+    return max(near, other) if digits > middle else min(near, other)
 
 
 def member(parent: Mapping[str, Any], key: str, kind: type[T], where: str) -> T:

@@ -149,9 +149,9 @@ def _category_sets(
     at, begin, size, values = [], [], [], []
     n_values = 0
     for t, (tree, node) in enumerate(zip(trees, nodes, strict=True)):
-        if not node["split_type"].any():
-            continue
         where, n = f"tree {t}", len(node["split_type"])
+        if "categories_nodes" not in tree and not node["split_type"].any():
+            continue
         numbers, first = integers(tree, "categories_nodes", where), integers(tree, "categories_segments", where)
         count, codes = integers(tree, "categories_sizes", where), integers(tree, "categories", where)
         if not len(numbers) == len(first) == len(count):
