@@ -25,7 +25,6 @@ from woodpecker.frontend.lightgbm_objective import atof  # noqa: E402
 from woodpecker.runtime.outputs import KINDS  # noqa: E402
 
 SAMPLE = zoo.CASES[::12]
-SPECIAL_CASES = zoo.CASES[-27:]
 
 
 def make(name: str) -> Any:
@@ -129,7 +128,7 @@ def call(forest: Forest, method: str, X: np.ndarray) -> np.ndarray:
     return KINDS[rule.kind](LINKS[rule.link](z, rule.args), forest.classes, rule.args)
 
 
-@pytest.mark.parametrize("case", zoo.CASES[:40] + SPECIAL_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", zoo.CASES[:40] + zoo.SPECIAL_CASES, ids=lambda case: case.name)
 def test_methods_return_what_the_model_returns(case: Case) -> None:
     model = case.make()
     forest, X = from_model(model), zoo.rows(3)
@@ -152,6 +151,7 @@ def test_sigmoid_is_the_one_that_the_booster_computes_with() -> None:
     kept = make("kept-sigmoid")
     assert from_model(kept).methods["predict"].args == {"sigmoid": atof("0.7312345678")}
     assert from_model(pickle.loads(pickle.dumps(kept))).methods["predict"].args == {"sigmoid": atof("0.731235")}
+    assert from_model(make("kept-rf-sigmoid")).methods["predict"].args["sigmoid"] == atof("0.7312345678")
     assert from_model(make("kept-ova")).methods["predict"].args == {"sigmoid": atof("0.123456789")}
     assert from_model(make("gbdt-sigmoid")).methods["predict"].args == {"sigmoid": atof("0.731235")}
 

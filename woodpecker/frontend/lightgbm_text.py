@@ -198,7 +198,8 @@ def _tree(t: int, section: bytes, n_features: int) -> Tree:
         if not np.isfinite(named).all():
             raise InvalidModelError(f"{where}: the threshold of a categorical split is not finite")
         _within(np.trunc(named), 0, n_sets, f"{where}: the threshold of a categorical split")
-    counts = b"leaf_count" in fields and (b"internal_count" in fields or not inner)
+    # Releases before 4.0 write an empty leaf_count for a single leaf.
+    counts = bool(fields.get(b"leaf_count")) and (b"internal_count" in fields or not inner)
     return Tree(
         feature=feature,
         threshold=threshold,
