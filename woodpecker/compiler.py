@@ -96,7 +96,9 @@ def compile(
         model=blob,
         manifest=manifest,
         save=save,
-        to_relax=lambda x_dtype: build_module(canonical, chosen, layout, x_dtype),
+        to_relax=lambda x_dtype, method: build_module(
+            canonical, chosen, layout, x_dtype, forest.methods[method] if method else None
+        ),
     )
     custom = post_transform if callable(post_transform) else None
     if not where.native:

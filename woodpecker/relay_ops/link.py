@@ -40,7 +40,12 @@ class Argmax:
     """The index of the largest score, the first of equals, as a number of the scores' dtype: (n, 1)."""
 
 
-Link = Elementwise | Softmax | Argmax
+@dataclass(frozen=True)
+class Sort:
+    """The scores of a row in ascending order."""
+
+
+Link = Elementwise | Softmax | Argmax | Sort
 
 
 def const(x: Expr, value: float) -> Expr:
@@ -90,6 +95,7 @@ LINKS: dict[str, Link] = {
     "argmax": Argmax(),
     "xgb_sigmoid": Elementwise(_xgb_sigmoid),
     "xgb_softmax": Softmax(sum_dtype="float64"),
+    "xgb_sort": Sort(),
     "xgb_hinge": Elementwise(lambda x, args: tirx.Select(x > const(x, 0.0), const(x, 1.0), const(x, 0.0))),
     "lgb_sigmoid": Elementwise(_lgb_sigmoid),
     "lgb_ova": Elementwise(_lgb_sigmoid),
@@ -123,6 +129,11 @@ def prescale(x: Expr, args: Mapping[str, Any]) -> Expr:
     return x / const(x, float(args["divide"])) if "divide" in args else x
 
 
+def precedes(x: Expr, i: Expr, y: Expr, j: Expr) -> Expr:
+    """Whether score x at i comes before score y at j in ascending order; equals keep their order."""
+    return tirx.Or(x < y, tirx.And(x <= y, tirx.And(y <= x, i < j)))
+
+
 def forward(raw: te.Tensor, name: str, args: Mapping[str, Any]) -> te.Tensor:
     """TE graph: raw scores (n, K) -> linked scores (n, K')."""
     n, width = raw.shape[0], int(raw.shape[1])
@@ -142,6 +153,15 @@ def forward(raw: te.Tensor, name: str, args: Mapping[str, Any]) -> te.Tensor:
         k = te.reduce_axis((0, width), "k")
         _, best = te.compute((n,), lambda r: first((x[r, k], k), axis=k), "best")
         return te.compute((n, 1), lambda r, _: tirx.Cast(dtype, best[r]), "linked")
+    if isinstance(link, Sort):
+        j, k = te.reduce_axis((0, width), "j"), te.reduce_axis((0, width), "k")
+        place = te.compute(
+            (n, width), lambda r, i: te.sum(tirx.Select(precedes(x[r, j], j, x[r, i], i), 1, 0), axis=j), "place"
+        )
+        lowest = tirx.const(-np.inf, dtype)
+        return te.compute(
+            (n, width), lambda r, p: te.max(tirx.Select(place[r, k] == p, x[r, k], lowest), axis=k), "linked"
+        )
     sum_dtype = link.sum_dtype or dtype
     k, j = te.reduce_axis((0, width), "k"), te.reduce_axis((0, width), "j")
     top = te.compute((n,), lambda r: te.max(x[r, k], axis=k), "top")

@@ -1,6 +1,6 @@
 """to_relax(): the ensemble as a Relax module, so that it can join a larger graph.
 
-    main(X: (n, F) float32 | float64) -> raw scores (n, K)
+    main(X: (n, F) float32 | float64) -> raw scores (n, K), or linked scores (n, K')
 
 Every stage is a `call_tir` of a PrimFunc made from the TE graph of `relay_ops`; tables are constants of the module.
 """
@@ -14,16 +14,18 @@ import numpy as np
 import tvm
 from tvm import relax, te, tirx
 
+from ..forest import Method
 from ..layout import Layout
 from ..predicates import Canonical
-from . import aggregate, predicate
+from . import aggregate, link, predicate
 
 
-def build_module(canonical: Canonical, strategy: ModuleType, layout: Layout, x_dtype: str) -> tvm.IRModule:
-    """A Relax module with one function ``main``: X (n, F) of ``x_dtype`` -> raw scores (n, K), for any n.
+def build_module(
+    canonical: Canonical, strategy: ModuleType, layout: Layout, x_dtype: str, method: Method | None
+) -> tvm.IRModule:
+    """A Relax module with one function ``main``: X (n, F) of ``x_dtype`` -> scores, for any n.
 
-    Build it with ``tvm.compile(module, target="llvm")`` and run it in ``tvm.relax.VirtualMachine``; its results are
-    bit-equal to `predict_raw`.
+    The scores are raw (n, K), or those that the link of ``method`` makes of them (n, K').
     """
     forest = canonical.forest
     value_dtype = "float64" if forest.input_dtype == x_dtype == "float64" else "float32"
@@ -53,9 +55,16 @@ def build_module(canonical: Canonical, strategy: ModuleType, layout: Layout, x_d
         def raw_scores(p: te.Tensor, x: te.Tensor, *tables: te.Tensor) -> te.Tensor:
             return aggregate.forward(p, x, view(tables), forest)
 
+        def linked(raw: te.Tensor) -> te.Tensor:
+            assert method is not None
+            return link.forward(raw, method.link, method.args)
+
         with builder.dataflow():
             found = stage(positions, stage(columns, X))
-            output = builder.emit_output(stage(raw_scores, found, X))
+            scores = stage(raw_scores, found, X)
+            if method is not None:
+                scores = builder.emit(builder.call_te(linked, scores, primfunc_name_hint="linked"))
+            output = builder.emit_output(scores)
         builder.emit_func_output(output)
     return builder.get()
 

@@ -33,14 +33,14 @@ class Program:
         model: The blob: 64-byte aligned uint8, in memory that stays mapped as long as this object lives.
         manifest: See `woodpecker.manifest`.
         save: Writes the artifact to a path, or None where it was not compiled here.
-        to_relax: Builds the Relax module for a dtype of X, or None likewise.
+        to_relax: Builds the Relax module for a dtype of X and a method, or None likewise.
     """
 
     entry: Callable[[str], Entry]
     model: np.ndarray
     manifest: Mapping[str, Any]
     save: Callable[[Any], None] | None = None
-    to_relax: Callable[[str], Any] | None = None
+    to_relax: Callable[[str, str | None], Any] | None = None
 
 
 class CompiledModel:
@@ -98,14 +98,19 @@ class CompiledModel:
         shown["model_bytes"] = len(self._program.model)
         return shown
 
-    def to_relax(self, x_dtype: str = "float32") -> Any:
-        """The ensemble as a Relax `tvm.IRModule`: ``main``, X (n, n_features) of ``x_dtype`` -> raw scores (n, K).
+    def to_relax(self, x_dtype: str = "float32", method: str | None = None) -> Any:
+        """The ensemble as a Relax `tvm.IRModule`: ``main``, X (n, n_features) of ``x_dtype`` -> scores.
 
-        Build it with ``tvm.compile(module, target="llvm")``, run it in ``tvm.relax.VirtualMachine``; the raw scores
-        have the bits of `predict_raw`.
+        Build it with ``tvm.compile(module, target="llvm")``, run it in ``tvm.relax.VirtualMachine``; raw scores have
+        the bits of `predict_raw`.
+
+        Args:
+            x_dtype: "float32" or "float64".
+            method: None: raw scores (n, K). The name of a method of the source model, such as "predict_proba": the
+                scores (n, K') after the link of that method, before they become labels.
 
         Raises:
-            InputError: ``x_dtype`` is neither float32 nor float64.
+            InputError: ``x_dtype`` or ``method`` is unknown.
             UnsupportedModelError: this predictor was loaded; an artifact holds no graph.
         """
         if self._program.to_relax is None:
@@ -114,7 +119,10 @@ class CompiledModel:
             )
         if x_dtype not in ("float32", "float64"):
             raise InputError(f"x_dtype must be 'float32' or 'float64', found {x_dtype!r}")
-        return self._program.to_relax(x_dtype)
+        known = [name for name, m in self._program.manifest["methods"].items() if m["kind"] != "leaves_onehot"]
+        if method is not None and method not in known:
+            raise InputError(f"method must be None or one of {', '.join(known) or 'none'}, found {method!r}")
+        return self._program.to_relax(x_dtype, method)
 
     def __repr__(self) -> str:
         source = self._program.manifest["source"]

@@ -4,6 +4,7 @@ for row:
     elementwise:  out[k] = formula(raw[k])
     softmax:      top = max raw;  out[k] = exp(raw[k] - top);  total += out[k];  out[k] /= total
     argmax:       out[0] = index of the first largest
+        sort:         out[how many come before raw[k]] = raw[k]
 """
 
 from __future__ import annotations
@@ -45,6 +46,15 @@ def _row(found: link.Link, args: Mapping[str, Any], dtype: str, width: Expr, raw
             TB.buffer_store(out, found.formula(register(raw(k)), args), [r, k])
         return
     zero = const(0, "int64")
+    if isinstance(found, link.Sort):
+        with TB.serial(0, width) as k:
+            place = TB.alloc_buffer((1,), "int64", scope="global")
+            TB.buffer_store(place, zero, [0])
+            with TB.serial(0, width) as j:
+                before = link.precedes(raw(j), j, raw(k), k)
+                TB.buffer_store(place, place[0] + tirx.Select(before, const(1, "int64"), zero), [0])
+            TB.buffer_store(out, raw(k), [r, place[0]])
+        return
     top = TB.alloc_buffer((1,), dtype, scope="global")
     TB.buffer_store(top, raw(zero), [0])
     if isinstance(found, link.Argmax):
