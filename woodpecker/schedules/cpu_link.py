@@ -4,7 +4,7 @@ for row:
     elementwise:  out[k] = formula(raw[k])
     softmax:      top = max raw;  out[k] = exp(raw[k] - top);  total += out[k];  out[k] /= total
     argmax:       out[0] = index of the first largest
-        sort:         out[how many come before raw[k]] = raw[k]
+    sort:         out[how many come before raw[k]] = raw[k]
 """
 
 from __future__ import annotations
