@@ -114,7 +114,8 @@ def canonicalise(forest: Forest) -> Canonical:
     bounds: list[np.ndarray] = []
     node_bound = np.full(forest.n_nodes, -1, np.int64)
     if n_numeric:
-        bound = np.where(forest.kind == LT, np.nextafter(forest.threshold, -np.inf), forest.threshold)
+        with np.errstate(over="ignore"):  # below the smallest float64 lies -inf
+            bound = np.where(forest.kind == LT, np.nextafter(forest.threshold, -np.inf), forest.threshold)
         nodes = np.flatnonzero(numeric)
         bound = _fold_zero_band(bound[nodes], forest.zero_band) + 0.0  # -0.0 and 0.0 are one bound
         order = np.lexsort((bound, node_column[nodes]))
@@ -191,6 +192,7 @@ def _bitsets(forest: Forest, feature: int, nodes: np.ndarray, never: np.ndarray)
     below, last = (_fold_zero_band(b, forest.zero_band) + 0.0 for b in _intervals(known, forest.category_rule))
     edges = np.unique(np.concatenate([below, last]))
     rank = np.searchsorted(edges, below, side="right")
+    occurs = below < last  # not so for a category within the zero band, whose values are all read as 0.0
     missing = len(edges) + 1
     n_words = missing // 32 + 1
     if len(nodes) * n_words > MAX_BITSET_WORDS:
@@ -199,9 +201,10 @@ def _bitsets(forest: Forest, feature: int, nodes: np.ndarray, never: np.ndarray)
     default_right = ~forest.default_left[nodes]
     if exact:
         right[:] = (default_right | never)[:, None]  # a value that is no known category is missing, unless never < it
-        right[:, rank] = True
+        right[:, rank[occurs]] = True
     right[:, missing] = default_right
-    right[owner, rank[np.searchsorted(known, member)]] = False
+    which = np.searchsorted(known, member)
+    right[owner[occurs[which]], rank[which[occurs[which]]]] = False
     return edges, np.packbits(right, axis=1, bitorder="little").view("<u4")
 
 

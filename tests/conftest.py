@@ -1,0 +1,19 @@
+"""Options of the test suite, and its Hypothesis profile: the same examples every time, and no files."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
+settings.register_profile("woodpecker", deadline=None, database=None, derandomize=True, suppress_health_check=SLOW)
+settings.load_profile("woodpecker")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden anew instead of comparing")
+
+
+@pytest.fixture
+def update_golden(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--update-golden"))

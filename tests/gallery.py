@@ -1,0 +1,154 @@
+"""Small forests, each with a feature of its own, and the comparison of a compiled one with the interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+import woodpecker as wp
+from woodpecker import reference
+from woodpecker.forest import Forest
+from woodpecker.nested import from_nested
+from woodpecker.predicates import canonicalise
+from woodpecker.relay_ops.options import resolve
+from woodpecker.relay_ops.plan import STRATEGIES
+
+from .support import assert_bits_equal, boundary_rows
+
+NAMES = tuple(STRATEGIES)
+Node = dict[str, Any]
+
+
+def leaf(value: Any, **more: Any) -> Node:
+    return {"value": value, **more}
+
+
+def split(feature: int, threshold: float, left: Node, right: Node, op: str = "<", **more: Any) -> Node:
+    return {"feature": feature, "op": op, "threshold": threshold, "left": left, "right": right, **more}
+
+
+def member(feature: int, categories: Iterable[float], left: Node, right: Node, **more: Any) -> Node:
+    return {"feature": feature, "op": "in", "categories": list(categories), "left": left, "right": right, **more}
+
+
+def _grow(
+    rng: np.random.Generator, depth: int, n_features: int, value: Callable[[], Any], op: str, points: Any
+) -> Node:
+    if depth == 0 or rng.random() < 0.15:
+        return leaf(value())
+    below = [_grow(rng, depth - 1, n_features, value, op, points) for _ in range(2)]
+    missing = str(rng.choice(["left", "right"]))
+    return split(int(rng.integers(n_features)), float(rng.choice(points)), *below, op=op, missing=missing)
+
+
+def grown(
+    seed: int, trees: int, depth: int, n_features: int = 5, op: str = "<", width: int = 1, **fields: Any
+) -> Forest:
+    """Irregular trees with thresholds that are no float32 numbers, and neighbours of such."""
+    rng = np.random.default_rng(seed)
+    points = np.concatenate([rng.normal(size=12), rng.normal(size=6).astype(np.float32)])
+    points = np.concatenate([points, np.nextafter(points, np.inf), [0.0, -0.0, 1e-40, 0.1]])
+
+    def value() -> Any:
+        return rng.normal(size=width).tolist() if width > 1 else float(rng.normal())
+
+    nodes = [_grow(rng, depth, n_features, value, op, points) for _ in range(trees)]
+    return from_nested(nodes, n_features, **fields)
+
+
+def chain(length: int, **fields: Any) -> Forest:
+    """One path: each node splits one leaf off, alternately on the right and on the left."""
+    node = leaf(float(length) + 0.1)
+    for i in range(length):
+        ends = (node, leaf(i / 3)) if i % 2 else (leaf(i / 3), node)
+        node = split(i % 3, float(i % 7) - 3.0, *ends, missing="left" if i % 5 else "right")
+    return from_nested([node], 3, **fields)
+
+
+def _zero_rule() -> Forest:
+    def tree(missing: str) -> Node:
+        inner = split(1, 0.0, leaf(1.0), leaf(-0.0), op="<=", missing=missing, missing_rule="zero")
+        return split(0, -1e-36, inner, leaf(0.3), op="<=", missing=missing, missing_rule="zero")
+
+    trees = [tree("left"), tree("right"), split(0, 1e-40, leaf(2.0), leaf(4.0), op="<=", missing="left")]
+    return from_nested(trees, 2, input_dtype="float64")
+
+
+def _categories(rule: str, **fields: Any) -> Forest:
+    codes = [0, 3, 31, 32, 70]
+    trees = [
+        member(0, codes, split(1, 0.5, leaf(1.0), leaf(2.0)), member(0, [3], leaf(3.0), leaf(4.0)), missing="left"),
+        member(0, [], leaf(5.0), leaf(6.0), missing="left"),
+        member(2, [1, 2], leaf(7.0), member(0, [0, 1], leaf(8.0), leaf(9.0), missing="right"), missing="right"),
+    ]
+    if rule == "exact":
+        fields["known_categories"] = {0: np.array([0, 1, 3, 31, 32, 70.0]), 2: np.array([0.0, 1, 2, 5])}
+    return from_nested(trees, 3, category_rule=rule, **fields)
+
+
+def _linear() -> Forest:
+    trees = [
+        split(0, 0.5, leaf(1.0, const=0.1, coef={0: 0.3, 1: -1.7}), leaf(2.0, const=0.2, coef={2: 1e-3}), op="<="),
+        split(1, -0.5, leaf(3.0), leaf(4.0, const=-0.0, coef={1: 3.3, 2: 0.7, 0: 1 / 3}), missing="left"),
+    ]
+    return from_nested(trees, 3, input_dtype="float64", zero_band=float(np.float32(1e-35)), base_score=0.1)
+
+
+def _infinite() -> Forest:
+    infinity = float("inf")
+    trees = [
+        split(0, t, leaf(1.0 + i), leaf(-0.5 - i), op=op, missing=missing)
+        for i, t in enumerate((infinity, -infinity))
+        for op in ("<", "<=")
+        for missing in ("left", "right")
+    ]
+    return from_nested(trees, 1, input_dtype="float64")
+
+
+def _outputs() -> Forest:
+    return grown(4, 7, 3, dtype=np.float32, tree_output=[0, 1, 2, 0, 1, 2, 2], base_score=[0.5, -0.25, 0.1])
+
+
+FORESTS: dict[str, Callable[[], Forest]] = {
+    "float32": lambda: grown(1, 6, 4, dtype=np.float32, base_score=0.3),
+    "float64": lambda: grown(2, 6, 4, op="<=", input_dtype="float64", zero_band=float(np.float32(1e-35))),
+    "narrow": lambda: grown(3, 6, 4, op="<=", divisor=6),
+    "outputs": _outputs,
+    "vector": lambda: grown(5, 5, 3, op="<=", width=3, divisor=5),
+    "vector32": lambda: grown(6, 5, 3, width=4, dtype=np.float32, base_score=[0.0, -0.0, 0.5, 1.0]),
+    "sentinel": lambda: grown(7, 6, 4, dtype=np.float32, missing_value=0.1),
+    "sentinel64": lambda: grown(8, 6, 4, input_dtype="float64", missing_value=-0.0),
+    "zero_rule": _zero_rule,
+    "truncate": lambda: _categories("truncate", input_dtype="float64", zero_band=float(np.float32(1e-35))),
+    "truncate_nonnegative": lambda: _categories("truncate_nonnegative", dtype=np.float32, missing_value=3.0),
+    "exact": lambda: _categories("exact", input_dtype="float64"),
+    "linear": _linear,
+    "infinite": _infinite,
+    "leaf": lambda: from_nested([leaf(-0.0)], 2, base_score=-0.0),
+    "leaves": lambda: from_nested([leaf(0.1), leaf(-0.0), leaf(0.7)], 1, divisor=3, base_score=0.2),
+    "stumps": lambda: grown(9, 20, 1, n_features=2, dtype=np.float32),
+    "mixed_depth": lambda: from_nested([leaf(0.5), split(0, 0.1, leaf(1.0), leaf(2.0))], 1),
+    "chain": lambda: chain(60),
+    "empty": lambda: from_nested([], 3, n_outputs=2, base_score=[0.25, -0.0]),
+}
+"""name -> a forest; "chain" is the only one that perfect trees can't serve."""
+
+
+def strategies(forest: Forest) -> list[str]:
+    """The strategies that serve a forest."""
+    canonical = canonicalise(forest)
+    return [n for n, m in STRATEGIES.items() if m.applicable(canonical, resolve(n, m.OPTIONS, {})) is None]
+
+
+def rows(forest: Forest, n: int, seed: int = 0, dtype: str = "float64") -> np.ndarray:
+    """Rows at the forest's thresholds, special values beside; no infinities for linear leaves, whose scores would be
+    NaN, and the bits of a NaN say nothing."""
+    return boundary_rows(forest, n, seed, dtype, infinities=forest.linear_offset is None)
+
+
+def assert_agrees(predictor: wp.Predictor, forest: Forest, X: np.ndarray, what: str = "") -> None:
+    """Fail unless raw scores and leaf ids are the interpreter's, to the bit."""
+    assert_bits_equal(predictor.predict_raw(X), reference.predict_raw(forest, X), f"{what} raw scores")
+    np.testing.assert_array_equal(predictor.apply(X), reference.apply(forest, X), f"{what} leaf ids")
