@@ -121,15 +121,16 @@ def _xgboost(
     import xgboost as xgb
 
     booster = xgb.Booster({"nthread": 1}, model_file=_named(model, (".json", ".ubj")))
-    options: dict[str, Any] = {"iteration_range": rounds or (0, 0), "validate_features": False}
+    # xgboost gives leaves of a range that does not start at 0 only for a slice of the model.
+    part = booster[rounds[0] : rounds[1] or None] if rounds else booster
 
     def answers(X: np.ndarray) -> Answers:
         try:
             rows = xgb.DMatrix(
                 X, missing=missing, nthread=1, feature_types=booster.feature_types, enable_categorical=True
             )
-            raw = booster.predict(rows, output_margin=True, **options)
-            leaves = booster.predict(rows, pred_leaf=True, **options)
+            raw = booster.predict(rows, output_margin=True, iteration_range=rounds or (0, 0), validate_features=False)
+            leaves = part.predict(rows, pred_leaf=True, validate_features=False)
         except (xgb.core.XGBoostError, ValueError) as error:
             raise InputError(f"xgboost refuses these rows: {str(error).splitlines()[0]}") from error
         return raw.reshape(len(X), -1), leaves.reshape(len(X), -1).astype(np.int32)
@@ -140,7 +141,11 @@ def _xgboost(
 def _lightgbm(model: Path, rounds: tuple[int, int] | None) -> tuple[str, Callable[[np.ndarray], Answers]]:
     import lightgbm as lgb
 
-    booster = lgb.Booster(model_file=str(model))
+    # LightGBM aborts the process where this line does not fit the text; it can do without, and woodpecker has checked
+    # the rest.
+    header, first_tree, trees = model.read_text(encoding="utf-8").partition("\nTree=")
+    lines = [line for line in header.splitlines() if not line.startswith("tree_sizes=")]
+    booster = lgb.Booster(model_str="\n".join(lines) + "\n" + first_tree + trees)
     options = {"num_threads": 1}
     if rounds:
         options |= {"start_iteration": rounds[0], "num_iteration": rounds[1] - rounds[0]}
