@@ -256,12 +256,17 @@ def _hist_cases() -> Iterator[Case]:
         "fractions": np.array([-2.5, 0.1, 0.25, 1 / 3, 7.75]),
     }
     categorical = partial(_case, raw=raw_hist, leaves=no_leaves, infinities=False, train=train_categories)
+    # Before version 2, numpy rounded float64 scalars to compare them with float32 arrays, and with it np.isin, by which
+    # the encoder knows a category: a float32 0.1 became the category after 0.1.
+    both = ("float32", "float64")
+    dtypes = {"fractions": both if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else ("float64",)}
     for i, (name, cats) in enumerate(values.items()):
         for j, params in enumerate(({"max_iter": 3}, {"max_iter": 8, "min_samples_leaf": 4, "max_leaf_nodes": 12})):
             seed = 380 + 2 * i + j
-            yield categorical(classifier, "c2", seed, values=cats, tag=name, **params)
-            yield categorical(classifier, "c3", seed, values=cats, tag=name, **params)
-            yield categorical(regressor, "real", seed, values=cats, tag=name, **params)
+            part = partial(categorical, values=cats, tag=name, dtypes=dtypes.get(name, both), **params)
+            yield part(classifier, "c2", seed)
+            yield part(classifier, "c3", seed)
+            yield part(regressor, "real", seed)
     yield categorical(regressor, "real", 390, values=values["codes"], tag="all", categorical_features=None, max_iter=4)
     yield categorical(
         classifier, "c2", 391, values=values["codes"], tag="mask", categorical_features=[False, True] + [False] * 4
@@ -328,6 +333,7 @@ def _case(
     options: tuple[tuple[str, Any], ...] = (),
     train: Callable[..., Any] = train,
     tag: str = "",
+    dtypes: tuple[str, ...] = ("float32", "float64"),
     **params: Any,
 ) -> Case:
     """A case named after what sets it apart."""
@@ -335,7 +341,7 @@ def _case(
     parts += [f"{key}={_short(value)}" for key, value in params.items() if key not in ("n_jobs", "values", "strings")]
     parts += [f"{key}={value[1]}" for key, value in options]
     name = "-".join(part for part in parts if part)
-    return Case(name, partial(train, cls, task, seed, **params), raw, leaves, infinities=infinities, options=options)
+    return Case(name, partial(train, cls, task, seed, **params), raw, leaves, dtypes, infinities, options)
 
 
 def _short(value: Any) -> str:

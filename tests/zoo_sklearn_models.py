@@ -137,7 +137,9 @@ def raw_average(model: Any, X: np.ndarray) -> np.ndarray:
 
     def by_trees(X: np.ndarray) -> np.ndarray:
         members = _members(model)
-        total = np.zeros(members[0].predict(X).reshape(len(X), members[0].n_outputs, -1).shape)
+        # A single tree's values are returned as they are; -0.0 + v is v, even for v = -0.0.
+        start = -0.0 if hasattr(model, "tree_") else 0.0
+        total = np.full(members[0].predict(X).reshape(len(X), members[0].n_outputs, -1).shape, start)
         for member in members:
             total += member.predict(X).reshape(total.shape)
         total /= len(members)

@@ -7,14 +7,12 @@ overrides must be known to matter for training only (`_TRAINING_ONLY`), since an
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import numbers
 from collections.abc import Callable
 from typing import Any
 
 from ..errors import InvalidModelError, UnsupportedModelError, WoodpeckerError
-from ..forest import Forest, Method
+from ..forest import Forest
 from ..verify import verify
 from .sklearn_boosting import gradient_boosting
 from .sklearn_hist import hist_gradient_boosting
@@ -94,28 +92,19 @@ def from_model(model: Any, *, missing: float = math.nan, iteration_range: tuple[
     name = _supported_name(model)
     if version_before(1, 4):
         raise UnsupportedModelError(f"scikit-learn {library_version()} is too old: 1.4 is the oldest supported version")
-    if not (isinstance(missing, numbers.Real) and math.isnan(missing)):
+    if missing == missing:  # NaN alone differs from itself
         raise UnsupportedModelError(f"missing={missing!r}: scikit-learn has no missing value but NaN")
     if iteration_range is not None and name not in _BOOSTED:
         raise UnsupportedModelError(f"iteration_range has no meaning for {type(model).__name__}: it has no iterations")
     try:
         if name in _BAGGED:
-            return _verified(_BAGGED[name](model))
+            return verify(_BAGGED[name](model))
         build, classifier = _BOOSTED[name]
-        return _verified(build(model, classifier=classifier, iteration_range=iteration_range))
+        return verify(build(model, classifier=classifier, iteration_range=iteration_range))
     except WoodpeckerError:
         raise
     except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
         raise InvalidModelError(f"the fitted state of this {type(model).__name__} is damaged: {error!r}") from error
-
-
-def _verified(forest: Forest) -> Forest:
-    # verify() asks for "predict", which RandomTreesEmbedding does not have.
-    checked = (
-        forest if "predict" in forest.methods else dataclasses.replace(forest, methods={"predict": Method("value")})
-    )
-    verify(checked)
-    return forest
 
 
 def _training_only(name: str) -> bool:

@@ -87,15 +87,22 @@ def isolation_forest(model: Any) -> Forest:
         raise InvalidModelError("the path lengths of this IsolationForest do not match its trees")
     value = (np.concatenate(depth) + np.concatenate(length)) - 1.0
     denominator = len(members) * _average_path_length(int(fitted(model, "_max_samples")))
-    link = {"denominator": denominator}
-    shifted = {**link, "subtract": float(fitted(model, "offset_"))}
+    offset = float(fitted(model, "offset_"))
+    link = "isolation_score"
+    score: dict[str, float] = {"denominator": denominator}
+    shifted = {**score, "subtract": offset}
+    if denominator == 0:
+        # Trained on one row per tree: the library puts 1 for the quotient 0 / 0, so that every score is -(2**-1).
+        if value[fields["leaf"] >= 0].any():
+            raise InvalidModelError("an IsolationForest of one row per tree has depths other than 0")
+        link, score, shifted = "identity", {"subtract": 0.5}, {"subtract": 0.5 + offset}
     return Forest(
         values=value[fields["leaf"] >= 0].astype(np.float64)[:, None],
         base_score=np.zeros(1),
         methods={
-            "predict": Method("outlier", "isolation_score", shifted),
-            "decision_function": Method("value", "isolation_score", shifted),
-            "score_samples": Method("value", "isolation_score", link),
+            "predict": Method("outlier", link, shifted),
+            "decision_function": Method("value", link, shifted),
+            "score_samples": Method("value", link, score),
         },
         **common,
         **fields,
@@ -113,9 +120,7 @@ def _average_path_length(n: int) -> float:
 def trees_embedding(model: Any) -> Forest:
     """RandomTreesEmbedding: ``transform`` one-hot encodes leaf ids.
 
-    The rule "leaves_onehot" has the parameters ``categories`` (per tree, the ascending ids of the leaves that have a
-    column; the columns of tree t follow those of tree t - 1), ``container`` ("csr_matrix", "csr_array" or "ndarray")
-    and ``dtype``. Row i has a 1 in the column of its leaf in each tree. A leaf without a column is an error.
+    The encoder's categories are the leaves that training rows reached; `woodpecker.runtime.outputs.leaves_onehot`.
     """
     trees = member_trees(fitted(model, "estimators_"), classifier=False)
     fields, value = tree_fields(trees)
