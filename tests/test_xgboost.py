@@ -137,8 +137,6 @@ def test_predict_of_boosters(case):
     model = case.make()
     X = np.random.default_rng(3).normal(size=(200, FEATURES)).astype(np.float32)
     forest = frontend.from_model(model)
-    if forest.methods["predict"].link == "xgb_sort":
-        pytest.skip("sorted quantiles are newer than the interpreter of links in this test")
     assert_methods_agree(model, forest, X, {"predict": lambda rows: model.predict(xgb.DMatrix(rows))})
 
 
@@ -188,6 +186,33 @@ def test_missing_option_and_estimators_own():
     assert np.isnan(frontend.from_model(model.get_booster()).missing_value)
     tenth = frontend.from_model(model, missing=0.1)
     assert np.isnan(cast(tenth, np.array([[0.1] * FEATURES]))).all()
+
+
+def own_logistic(y: np.ndarray, margin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    p = 1 / (1 + np.exp(-margin))
+    return p - y, p * (1 - p)
+
+
+def test_custom_objective_and_reloaded_estimators(tmp_path):
+    X = features("dense", 0)
+    model = xgb.XGBClassifier(n_estimators=3, max_depth=2, objective=own_logistic, n_jobs=1)
+    model.fit(X, labels("binary", X, 0).astype(int))
+    calls = {"predict": model.predict, "predict_proba": model.predict_proba}
+    assert_methods_agree(model, frontend.from_model(model), X, calls)
+    for name in ("classifier/softmax", "classifier/two-softprob", "classifier/logitraw"):
+        original = next(case for case in CASES if case.name == name).make()
+        original.save_model(tmp_path / "m.json")
+        again = xgb.XGBClassifier()
+        again.load_model(tmp_path / "m.json")
+        calls = {"predict": again.predict, "predict_proba": again.predict_proba}
+        assert_methods_agree(again, frontend.from_model(again), X, calls)
+
+
+def test_sliced_boosters():
+    model = booster("sliced", 8, booster="dart", rate_drop=0.5, objective="multi:softprob").make()[2:6]
+    X = features("missing", 1)
+    want = model.predict(xgb.DMatrix(X), output_margin=True)
+    assert_bits_equal(predict_raw(frontend.from_model(model), X), want)
 
 
 def test_integer_rows_are_cast_to_float32():
