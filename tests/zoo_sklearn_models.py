@@ -11,8 +11,22 @@ from typing import Any
 
 import numpy as np
 import sklearn
+from sklearn import ensemble, tree
 
 SKLEARN = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
+
+
+ESTIMATORS = {
+    **{name: getattr(tree, name) for name in tree.__all__ if name.endswith(("Classifier", "Regressor"))},
+    **{
+        f"{kind}{task}": getattr(ensemble, f"{kind}{task}")
+        for kind in ("RandomForest", "ExtraTrees", "GradientBoosting", "HistGradientBoosting")
+        for task in ("Classifier", "Regressor")
+    },
+    "IsolationForest": ensemble.IsolationForest,
+    "RandomTreesEmbedding": ensemble.RandomTreesEmbedding,
+}
+"""Every estimator that the frontend takes."""
 
 
 # ---- training data
