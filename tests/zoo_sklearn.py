@@ -269,7 +269,13 @@ def _hist_cases() -> Iterator[Case]:
             yield part(regressor, "real", seed)
     yield categorical(regressor, "real", 390, values=values["codes"], tag="all", categorical_features=None, max_iter=4)
     yield categorical(
-        classifier, "c2", 391, values=values["codes"], tag="mask", categorical_features=[False, True] + [False] * 4
+        classifier,
+        "c2",
+        391,
+        values=values["codes"],
+        tag="mask",
+        max_iter=5,
+        categorical_features=[False, True] + [False] * 4,
     )
     text = partial(categorical, raw=raw_hist_strings, values=np.arange(6.0), strings=True, tag="strings")
     for seed, params in enumerate(({"max_iter": 3}, {"max_iter": 8, "min_samples_leaf": 4}), 392):
