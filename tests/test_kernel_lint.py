@@ -1,0 +1,249 @@
+"""A lint over every kernel, TIR and assembly, for what breaks bit-equality without a test noticing by luck.
+
+TIR's simplifier knows neither NaN nor signed zeros: it turns ``not (a < b)`` into ``a >= b``, ``a != a`` into false and
+``0 + a`` into ``a``. LLVM contracts ``a * b + c`` to a fused multiply-add with one rounding.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import tvm
+import tvm_ffi
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as TB
+
+from woodpecker.build import kernel
+from woodpecker.manifest import ENTRIES
+from woodpecker.relay_ops.link import LINKS
+from woodpecker.relay_ops.plan import STRATEGIES
+from woodpecker.relay_ops.relax import build_module
+from woodpecker.schedules import cpu_link
+from woodpecker.targets import resolve, tvm_target
+
+from .gallery import FORESTS, NAMES, strategies
+from .kernels import prepared
+
+COMPARISONS = ("prim.LT", "prim.LE", "prim.GT", "prim.GE", "prim.EQ", "prim.NE")
+TARGETS = ("llvm", "x86-64-v2", "x86-64-v3", "x86-64-v4")
+LIBM = {f"{name}{width}" for name in ("exp", "log", "log1p", "pow", "exp2", "ldexp") for width in ("", "f")}
+ALLOWED_CALLS = {"TVMFFIErrorSetRaisedFromCStrParts", "memcpy", "memset"}
+FUSED = re.compile(r"\bv?f(n)?m(add|sub|addsub|subadd)\d*[ps][sdh]\b")
+CALL = re.compile(r"\b(?:callq?|jmpq?)\s+\*?([A-Za-z_][\w.$]*)(@PLT)?")
+
+
+def key(node: Any) -> str:
+    return type(node).__tvm_ffi_type_info__.type_key
+
+
+def children(node: Any) -> list[Any]:
+    """The parts of a TIR node, by reflection, so that no kind of node can be forgotten."""
+    if isinstance(node, (tvm_ffi.Array, list, tuple)):
+        return list(node)
+    if not isinstance(node, tvm_ffi.Object) or isinstance(node, (tvm.ir.Op, tvm.ir.Type)):
+        return []
+    parts, info = [], type(node).__tvm_ffi_type_info__
+    while info is not None:
+        parts += [getattr(node, f.name) for f in info.fields if f.name not in ("span", "ty")]
+        info = info.parent_type_info
+    return parts
+
+
+def nodes(root: Any) -> Iterator[tuple[Any, Any]]:
+    """(node, its parent) for all nodes below a function's body."""
+    stack = [(root, None)]
+    while stack:
+        node, parent = stack.pop()
+        if isinstance(node, tvm_ffi.Object) and not isinstance(node, tvm_ffi.Array):
+            yield node, parent
+            parent = node
+        stack += [(child, parent) for child in children(node)]
+
+
+def is_float(node: Any) -> bool:
+    return str(getattr(getattr(node, "ty", None), "dtype", "")).startswith(("float", "bfloat"))
+
+
+def float_comparison(node: Any) -> bool:
+    return key(node) in COMPARISONS and is_float(node.a)
+
+
+def positive_zero(value: Any) -> bool:
+    """Whether a value is the literal 0.0 (not -0.0), or a vector of it."""
+    while key(value) == "prim.Broadcast":
+        value = value.value
+    return key(value) == "ir.FloatImm" and repr(float(value.value)) == "0.0"
+
+
+def is_fence(node: Any) -> bool:
+    return node is not None and key(node) == "ir.Call" and "llvm.arithmetic.fence" in str(node)
+
+
+def lint(function: Any, *, sums: bool = True) -> list[str]:
+    """What is wrong with a kernel; with ``sums``, also what is wrong only where scores are summed."""
+    found = []
+    for node, parent in nodes(function.body):
+        kind = key(node)
+        if kind == "prim.Not" and any(float_comparison(inner) for inner, _ in nodes(node)):
+            found.append(f"a negated float comparison: {node}")
+        if float_comparison(node) and tvm_ffi.structural_equal(node.a, node.b):
+            found.append(f"a float compared with itself: {node}")
+        if float_comparison(node) and kind == "prim.NE":
+            found.append(f"floats compared by !=: {node}")
+        if kind in ("prim.Sub", "prim.Div") and is_float(node) and tvm_ffi.structural_equal(node.a, node.b):
+            found.append(f"a float less or by itself: {node}")
+        if not sums:
+            continue
+        if kind == "prim.Mul" and is_float(node) and not is_fence(parent):
+            found.append(f"a product that may be contracted: {node}")
+        if kind in ("prim.Add", "prim.Sub") and is_float(node) and (positive_zero(node.a) or positive_zero(node.b)):
+            found.append(f"a literal 0 in a sum: {node}")
+        if kind == "tirx.BufferStore" and is_float(node.value) and positive_zero(node.value):
+            found.append(f"a sum that starts from literal 0: {node}")
+        if kind in ("tirx.Reduce", "prim.Reduce") and is_float(node):
+            found.append(f"a reduction, whose order a schedule may change: {node}")
+    return found
+
+
+def lint_assembly(text: str, *, libm: bool = False) -> list[str]:
+    """Fused multiply-adds, calls out of the module, and changes of the rounding mode in x86 assembly."""
+    found = [f"fused: {line.strip()}" for line in text.splitlines() if FUSED.search(line)]
+    found += [f"rounding mode: {line.strip()}" for line in text.splitlines() if "ldmxcsr" in line]
+    own = set(re.findall(r"^([A-Za-z_.][\w.$]*):", text, re.M))
+    called = {match[0] for match in CALL.findall(text)} - own
+    allowed = ALLOWED_CALLS | (LIBM if libm else set())
+    return found + [f"call: {name}" for name in sorted(called - allowed)]
+
+
+def assembly(function: Any, target: str) -> str:
+    built = tvm.compile(function, target=tvm_target(resolve(target).config))
+    return built.mod.inspect_source("asm")
+
+
+SIGNATURES = [(name, strategy) for name in FORESTS for strategy in NAMES if (name, strategy) != ("chain", NAMES[2])]
+
+
+@functools.cache
+def signature_of(name: str, strategy: str) -> Any:
+    return prepared(FORESTS[name](), strategy)[2]
+
+
+def test_every_signature_is_linted():
+    assert {(n, s) for n in FORESTS for s in strategies(FORESTS[n]())} == set(SIGNATURES)
+    flags = frozenset().union(*(signature_of(*which).flags for which in SIGNATURES))
+    assert flags == {"sentinel", "zero_missing", "categories", "vector", "linear", "divide"}
+
+
+@pytest.mark.parametrize("name", FORESTS)
+def test_tir_of_kernels(name):
+    for _, strategy in (s for s in SIGNATURES if s[0] == name):
+        for entry, parallel in (*((e, False) for e in ENTRIES), ("raw_f32", True)):
+            function = kernel(signature_of(name, strategy), "entry", entry, parallel)
+            assert sum(1 for _ in nodes(function.body)) > 100
+            assert lint(function) == [], f"{strategy} {entry}"
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_tir_of_links(name):
+    for dtype in ("float32", "float64"):
+        args = {"denominator": 3.5, "sigmoid": 0.7, "divide": 3}
+        function = cpu_link.entry("entry", name, args, dtype, False)
+        assert lint(function, sums=False) == []
+
+
+@pytest.mark.parametrize("name", ["float64", "narrow", "linear", "vector32", "truncate", "outputs", "zero_rule"])
+def test_tir_of_relax_modules(name):
+    for strategy in strategies(FORESTS[name]()):
+        canonical, layout, _ = prepared(FORESTS[name](), strategy)
+        module = build_module(canonical, STRATEGIES[strategy], layout, "float64", None)
+        functions = [f for _, f in module.functions_items() if isinstance(f, tirx.PrimFunc)]
+        assert len(functions) == 3
+        for function in functions:
+            assert lint(function) == [], strategy
+
+
+SAMPLE = [("linear", s, "raw_f64") for s in NAMES]
+SAMPLE += [(n, "tree_traversal", "raw_f32") for n in ("float32", "narrow", "vector")]
+SAMPLE += [("truncate", "gemm", "apply_f64"), ("sentinel", "perfect_tree_traversal", "raw_f32")]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_assembly_of_kernels(target):
+    for name, strategy, entry in SAMPLE:
+        text = assembly(kernel(signature_of(name, strategy), "entry", entry), target)
+        assert "entry" in text and lint_assembly(text) == [], f"{name} {strategy} {entry}"
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("which", SIGNATURES, ids="-".join)
+def test_assembly_of_all_kernels(which, target):
+    functions = {e: kernel(signature_of(*which), e, e) for e in ENTRIES}
+    assert lint_assembly(assembly(tvm.IRModule(functions), target)) == []
+
+
+@pytest.mark.parametrize("target", ["llvm", "x86-64-v3"])
+def test_assembly_of_links(target):
+    functions = {
+        name: cpu_link.entry(name, name, {"denominator": 3.5, "sigmoid": 0.7, "divide": 3}, "float64", False)
+        for name in LINKS
+    }
+    # Links may fuse (their bound is 2 ULP), but must call nothing beside libm.
+    found = lint_assembly(assembly(tvm.IRModule(functions), target), libm=True)
+    assert [line for line in found if not line.startswith("fused")] == []
+
+
+def bad_kernel(body: Callable[[Any, Any, Any, Any], Any]) -> Any:
+    """out[i] = body(a[i], b[i], c[i], out[i]) over 64 floats."""
+    with IRBuilder() as builder, TB.prim_func():
+        TB.func_name("entry")
+        TB.func_attr({"tirx.noalias": True, "global_symbol": "entry"})
+        a, b, c, out = (TB.arg(name, TB.buffer((64,), "float32", align=4)) for name in ("a", "b", "c", "out"))
+        with TB.serial(0, 64) as i:
+            TB.buffer_store(out, body(a[i], b[i], c[i], out[i]), [i])
+    return builder.get()
+
+
+ZERO, ONE = tirx.const(0.0, "float32"), tirx.const(1.0, "float32")
+BAD = {
+    "negated": (lambda a, b, c, o: tirx.Select(tirx.Not(a < b), ZERO + c, ONE), "a negated float comparison"),
+    "negated within": (
+        lambda a, b, c, o: tirx.Select(tirx.Not(tirx.And(a < b, tirx.isnan(c))), b, ONE),
+        "a negated float comparison",
+    ),
+    "itself": (lambda a, b, c, o: tirx.Select(tirx.EQ(a, a), b, ONE), "a float compared with itself"),
+    "not equal": (lambda a, b, c, o: tirx.Select(tirx.NE(a, b), b, ONE), "floats compared by !="),
+    "isnan by hand": (lambda a, b, c, o: tirx.Select(tirx.NE(a, a), b, ONE), "a float compared with itself"),
+    "less itself": (lambda a, b, c, o: tirx.Sub(a, a), "a float less or by itself"),
+    "zero start": (lambda a, b, c, o: ZERO, "a sum that starts from literal 0"),
+    "zero plus": (lambda a, b, c, o: tirx.Add(ZERO, a), "a literal 0 in a sum"),
+    "contracted": (lambda a, b, c, o: a * b + c, "a product that may be contracted"),
+    "product alone": (lambda a, b, c, o: a * b, "a product that may be contracted"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_the_lint_can_fail(name):
+    body, message = BAD[name]
+    assert any(line.startswith(message) for line in lint(bad_kernel(body)))
+
+
+def test_the_lint_can_pass():
+    minus_zero = tirx.const(-0.0, "float32")
+    good = bad_kernel(lambda a, b, c, o: tirx.Select(tirx.isnan(a), minus_zero, tirx.Select(a <= b, a + c, b / c)))
+    assert lint(good) == []
+
+
+def test_the_assembly_lint_can_fail():
+    fused = assembly(bad_kernel(lambda a, b, c, o: a * b + c), "x86-64-v3")
+    assert any(line.startswith("fused") for line in lint_assembly(fused))
+    calls = assembly(bad_kernel(lambda a, b, c, o: tirx.exp(a)), "x86-64-v3")
+    assert lint_assembly(calls) == ["call: expf"] and lint_assembly(calls, libm=True) == []
+    assert lint_assembly("\tldmxcsr\t-4(%rsp)\n") == ["rounding mode: ldmxcsr\t-4(%rsp)"]
+    for name in ("vfmadd213ps", "vfnmadd231sd", "vfmsub132ss", "vfmaddsub213pd", "vfmadd213ph"):
+        assert lint_assembly(f"\t{name}\t%zmm0, %zmm1, %zmm2\n") != []

@@ -1,0 +1,227 @@
+"""Strategies against the interpreter: every feature of the IR, any number of rows, options, guards, the plan."""
+
+from __future__ import annotations
+
+import resource
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import woodpecker as wp
+from woodpecker import reference
+from woodpecker.errors import StrategyError
+from woodpecker.forest import Forest, select_trees
+from woodpecker.nested import from_nested
+from woodpecker.predicates import canonicalise
+from woodpecker.relay_ops import gemm, perfect_tree_traversal
+from woodpecker.relay_ops.plan import STRATEGIES, make_plan
+
+from .gallery import FORESTS, NAMES, assert_agrees, chain, grown, leaf, rows, split, strategies
+from .support import assert_bits_equal
+
+
+@pytest.mark.parametrize("strategy", NAMES)
+@pytest.mark.parametrize("name", FORESTS)
+def test_every_feature_of_the_ir(name, strategy):
+    forest = FORESTS[name]()
+    if strategy not in strategies(forest):
+        assert (name, strategy) == ("chain", "perfect_tree_traversal")
+        with pytest.raises(StrategyError, match="depth 60"):
+            wp.compile(forest, strategy=strategy)
+        return
+    predictor = wp.compile(forest, strategy=strategy)
+    assert_agrees(predictor, forest, rows(forest, 700, 1, "float64"), "float64")
+    X = rows(forest, 700, 2, "float32")
+    assert_bits_equal(predictor.predict_raw(X), reference.predict_raw(forest, X), "float32")
+    assert_bits_equal(predictor.predict_raw(np.zeros((0, forest.n_features))), forest.base_score[None][:0])
+
+
+def test_infinite_terms_of_linear_leaves():
+    forest = FORESTS["linear"]()
+    X = np.array([[np.inf, 0, 0], [0.1, np.inf, 1], [np.inf, np.inf, -np.inf], [0, -np.inf, np.nan], [1, 1, np.inf]])
+    with np.errstate(invalid="ignore"):
+        want = reference.predict_raw(forest, X)
+    assert np.isnan(want).any() and np.isinf(want).any()
+    for strategy in NAMES:
+        np.testing.assert_array_equal(wp.compile(forest, strategy=strategy).predict_raw(X), want)
+
+
+@pytest.mark.parametrize("strategy", NAMES)
+@pytest.mark.parametrize("name", ["float32", "vector", "truncate"])
+def test_any_number_of_rows(name, strategy):
+    forest = FORESTS[name]()
+    predictor = wp.compile(forest, strategy=strategy)
+    block = predictor._program.manifest["row_block"]
+    X = rows(forest, 2 * block + 65, 3, "float32")
+    raw, ids = reference.predict_raw(forest, X), reference.apply(forest, X)
+    for n in (0, 1, 2, 7, 8, 9, 15, 63, 64, 65, block - 1, block, block + 1, 2 * block, 2 * block + 65):
+        assert_bits_equal(predictor.predict_raw(X[:n]), raw[:n], f"{n} rows")
+        np.testing.assert_array_equal(predictor.apply(X[:n]), ids[:n])
+    assert_bits_equal(predictor.predict_raw(X[5::3]), raw[5::3], "every third row")
+    wide = np.full((len(X), X.shape[1] + 3), np.nan, np.float32)
+    wide[:, 2:-1] = X
+    assert_bits_equal(predictor.predict_raw(wide[:, 2:-1]), raw, "a slice of columns")
+    assert_bits_equal(predictor.predict_raw(np.asfortranarray(X)), raw, "columns in memory order")
+
+
+@pytest.mark.parametrize("strategy", NAMES)
+def test_nothing_is_written_beyond_the_rows(strategy):
+    forest = FORESTS["outputs"]()
+    predictor = wp.compile(forest, strategy=strategy)
+    X = rows(forest, 70, 4, "float32")
+    memory = np.full((72, forest.n_outputs), 7.5, np.float32)
+    got = predictor.predict_raw(X, out=memory[1:71])
+    assert got is not None and np.shares_memory(got, memory)
+    assert_bits_equal(memory[1:71], reference.predict_raw(forest, X))
+    assert (memory[[0, 71]] == 7.5).all()
+    places = np.full((72, forest.n_trees), -9, np.int32)
+    predictor.apply(X, out=places[1:71])
+    np.testing.assert_array_equal(places[1:71], reference.apply(forest, X))
+    assert (places[[0, 71]] == -9).all()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options"),
+    [
+        ("gemm", {"lanes": 16}),
+        ("gemm", {"lanes": 32}),
+        ("tree_traversal", {"unroll": 3}),
+        ("tree_traversal", {"unroll": 16, "interleave": 1}),
+        ("tree_traversal", {"unroll": True, "interleave": 5}),
+        ("perfect_tree_traversal", {"interleave": 1}),
+        ("perfect_tree_traversal", {"interleave": 32}),
+    ],
+)
+def test_options_change_no_bit(strategy, options):
+    forest = FORESTS["float32"]()
+    predictor = wp.compile(forest, strategy=strategy, **options)
+    assert predictor.inspect()["plan"][0]["options"].items() >= options.items()
+    X = rows(forest, 333, 5, "float32")
+    assert_agrees(predictor, forest, X)
+
+
+def test_wrong_options():
+    forest = FORESTS["float32"]()
+    cases = [
+        ("gemm", {"lanes": 48}, "power of two, found 48"),
+        ("gemm", {"lanes": 128}, "lanes.*16 to 64, found 128"),
+        ("gemm", {"unroll": 2}, "has no option 'unroll'; its options: lanes"),
+        ("tree_traversal", {"unroll": 0}, "unroll.*1 to 16, found 0"),
+        ("tree_traversal", {"unroll": 2.0}, "unroll.*integer.*found 2.0"),
+        ("tree_traversal", {"interleave": "8"}, "interleave.*integer.*'8'"),
+        ("perfect_tree_traversal", {"depth": 3}, "has no option 'depth'"),
+        ("auto", {"unroll": 2}, "'auto' takes no options, found unroll"),
+        ("depth_rule", {"low": -1}, "option low .*>= 0, found -1"),
+        ("depth_rule", {"high": True}, "option high .*found True"),
+        ("depth_rule", {"middle": 1}, "has no option 'middle'"),
+        ("quickscorer", {}, "unknown strategy 'quickscorer'; known: gemm, tree_traversal"),
+    ]
+    for strategy, options, message in cases:
+        with pytest.raises(StrategyError, match=message):
+            wp.compile(forest, strategy=strategy, **options)
+
+
+def test_depth_rule():
+    def chosen(depth: int, **options: int) -> str:
+        return make_plan(canonicalise(chain(depth)), "depth_rule", options)[0].strategy
+
+    assert [chosen(d) for d in (0, 3, 4, 10, 11)] == [
+        "gemm",
+        "gemm",
+        "perfect_tree_traversal",
+        "perfect_tree_traversal",
+        "tree_traversal",
+    ]
+    assert chosen(3, low=2) == "perfect_tree_traversal"
+    assert chosen(12, high=12) == "perfect_tree_traversal"
+    assert make_plan(canonicalise(chain(2)), "depth_rule", {"lanes": 32})[0].options == {"lanes": 32}
+    with pytest.raises(StrategyError, match=r"depth 30 .*; the limit is depth 20"):
+        chosen(30, high=40)
+
+
+def test_auto_names_its_reasons():
+    step = wp.compile(grown(21, 4, 3, dtype=np.float32), strategy="auto").inspect()["plan"][0]
+    assert set(step["considered"]) == set(STRATEGIES)
+    costs = {name: cost for name, cost in step["considered"].items() if not isinstance(cost, str)}
+    assert step["strategy"] == min(costs, key=costs.get)
+    assert "lowest estimate" in step["reason"]
+
+
+def big_tree(leaves: int) -> Forest:
+    """A bushy tree of this many leaves."""
+    level = [leaf(float(i)) for i in range(leaves)]
+    while len(level) > 1:
+        pairs = [split(0, float(i), *level[2 * i : 2 * i + 2]) for i in range(len(level) // 2)]
+        level = pairs + level[2 * len(pairs) :]
+    return from_nested(level, 1, dtype=np.float32)
+
+
+def repeated(forest: Forest, times: int) -> Forest:
+    return select_trees(forest, [0] * times)
+
+
+@pytest.mark.parametrize(
+    ("make", "strategy", "reason"),
+    [
+        (lambda: chain(30), "perfect_tree_traversal", r"depth 30 would be padded to 2\*\*30 leaves"),
+        (lambda: big_tree(3000), "gemm", r"3,000 leaves needs 9,000,000 matrix entries"),
+        (lambda: repeated(chain(18), 60), "perfect_tree_traversal", r"60 trees padded to depth 18 need 0\.3 GiB"),
+        (lambda: repeated(big_tree(1024), 300), "gemm", r"300 trees of 1024 leaves need 0\.3 GiB"),
+    ],
+    ids=["perfect-depth-30", "gemm-3000-leaves", "perfect-many", "gemm-many"],
+)
+def test_guards_refuse_before_they_allocate(make, strategy, reason):
+    forest = make()
+    canonical = canonicalise(forest)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    tracemalloc.start()
+    try:
+        with pytest.raises(StrategyError, match=reason):
+            make_plan(canonical, strategy, {})
+        plan = make_plan(canonical, "auto", {})[0]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**21 + 16 * forest.n_nodes
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 2**25 + 64 * forest.n_nodes
+    assert plan.strategy != strategy
+    assert plan.considered[strategy] == STRATEGIES[strategy].applicable(canonical, {})
+    with pytest.raises(StrategyError, match="strategy='auto' avoids it"):
+        wp.compile(forest, strategy=strategy)
+
+
+def test_guards_sit_at_their_limits():
+    fits, beyond = canonicalise(chain(20)), canonicalise(chain(21))
+    assert perfect_tree_traversal.applicable(fits, {}) is None and perfect_tree_traversal.applicable(beyond, {})
+    fits, beyond = canonicalise(big_tree(1024)), canonicalise(big_tree(1025))
+    assert gemm.applicable(fits, {}) is None and gemm.applicable(beyond, {})
+
+
+def test_deep_and_large_models_are_served_by_what_auto_takes():
+    for forest, unfit in ((chain(300), "perfect_tree_traversal"), (big_tree(3000), "gemm")):
+        predictor = wp.compile(forest)
+        assert predictor.strategy in strategies(forest) and unfit not in strategies(forest)
+        assert_agrees(predictor, forest, rows(forest, 200, 6, "float32"))
+
+
+def test_path_sums_of_more_than_127_tests():
+    # gemm's path sums need 16 bits there.
+    forest = chain(140)
+    for dtype in ("float32", "float64"):
+        assert_agrees(wp.compile(forest, strategy="gemm"), forest, rows(forest, 150, 7, dtype))
+
+
+def test_precision_fast_sums_in_float32():
+    forest = FORESTS["float64"]()
+    predictor = wp.compile(forest, precision="fast", strategy="tree_traversal")
+    X = rows(forest, 400, 8)
+    narrow = forest.replace(values=forest.values.astype("float32"), base_score=forest.base_score.astype("float32"))
+    assert_agrees(predictor, narrow, X)
+    total = np.abs(forest.values).max() * forest.n_trees
+    bound = (forest.n_trees + 1) * 2**-24 * total
+    assert np.abs(predictor.predict_raw(X) - reference.predict_raw(forest, X)).max() <= bound
+    with pytest.raises(wp.errors.UnsupportedModelError, match="linear"):
+        wp.compile(FORESTS["linear"](), precision="fast")
+    with pytest.raises(wp.errors.InputError, match="precision must be 'exact' or 'fast', found 'half'"):
+        wp.compile(forest, precision="half")
