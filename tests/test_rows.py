@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from woodpecker.errors import InputError, MissingExtraError
 from woodpecker.runtime import rows as rows_module
@@ -209,6 +211,34 @@ class TestArrays:
     def test_the_hint_for_one_feature(self):
         with pytest.raises(InputError, match=r"X\.reshape\(-1, 1\) for one feature"):
             read_rows(np.zeros(5), InputSpec(1))
+
+
+@st.composite
+def views(draw: st.DrawFn) -> np.ndarray:
+    """Any view of an array: steps of any sign, broadcast and swapped axes, byte orders, odd offsets."""
+    dtype = np.dtype(draw(st.sampled_from(["f4", "f8", ">f4", ">f8", "f2", "i4", "u1", ">i8", "?"])))
+    offset = draw(st.integers(0, 9))
+    raw = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 2, offset + 24 * 24 * dtype.itemsize, np.uint8)
+    X = raw[offset:].view(dtype).reshape(24, 24)
+    if draw(st.booleans()):
+        X = X.T
+    for axis in (0, 1):
+        start, stop = draw(st.integers(0, 23)), draw(st.integers(0, 24))
+        step = draw(st.sampled_from([1, 1, 2, -1, -3, 5]))
+        X = X[(slice(None),) * axis + (slice(start, stop, step),)]
+    if draw(st.booleans()) and len(X):
+        X = np.broadcast_to(X[:1], (draw(st.integers(0, 9)), X.shape[1]))
+    X.flags.writeable = False
+    return X
+
+
+@given(views(), st.sampled_from([4096, 3]))
+@settings(max_examples=300, deadline=None)
+def test_any_view_of_any_array(X, n):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows_module, "BLOCK_ROWS", n)
+        dtype = X.dtype.newbyteorder("=") if X.dtype.kind == "f" and X.dtype.itemsize > 2 else np.dtype("f4")
+        same(X, np.array(X, dtype, order="C"), InputSpec(X.shape[1]))
 
 
 class TestSpec:

@@ -424,3 +424,33 @@ def test_sparse_rows_against_the_libraries():
     frames["array"] = sp.csr_array(X)
     agree(boosted, frames, lambda X: boosted.predict(X, output_margin=True))
     agree(tree, frames, tree.predict)
+
+
+def test_a_compiled_model_reads_every_kind_of_input(tmp_path):
+    pytest.importorskip("tvm")
+    lgb, sp = pytest.importorskip("lightgbm"), pytest.importorskip("scipy.sparse")
+    import woodpecker as wp
+
+    X, y = training_frame(["u", "v", "w"])
+    model = lgb.train({"num_threads": 1, "verbose": -1, "min_data_per_group": 1}, lgb.Dataset(X, y), 5)
+    want = model.predict(X, raw_score=True)
+    array = np.stack([X["x y"], X["c"].cat.codes, X["i"]], 1).astype(np.float64)
+    compiled = wp.compile(model, strategy="tree_traversal")
+    compiled.save(tmp_path / "model.so")
+    kinds = {
+        "pandas": X[["i", "c", "x y"]],
+        "polars": pl.from_pandas(X.astype({"c": str})),
+        "pyarrow": pa.Table.from_pandas(X),
+        "array": array,
+        "fortran": np.asfortranarray(array),
+        "big-endian": array.astype(">f8"),
+        "read-only": np.frombuffer(array.tobytes()).reshape(array.shape),
+        "list": array.tolist(),
+        "csr": sp.csr_array(array),
+        "csc": sp.csc_array(array),
+    }
+    for predictor in (compiled, wp.load(tmp_path / "model.so")):
+        for name, rows in kinds.items():
+            assert predictor.predict_raw(rows)[:, 0].tolist() == want.tolist(), name
+            if name != "list":
+                assert predictor.predict_raw(rows[:0]).shape == (0, 1), name

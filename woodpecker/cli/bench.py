@@ -76,7 +76,6 @@ def _rows(data: Path | None, n: int, n_features: int, dtype: str, seed: int) -> 
     if dtype not in ("float32", "float64"):
         raise InputError(f"--dtype must be float32 or float64, found {dtype!r}")
     if data is None:
-        # One row too many features for memory is an error of numpy's that names the size.
         return np.random.default_rng(seed).standard_normal((n, n_features), dtype=np.dtype(dtype))
     if data.suffix.lower() != ".npy":
         raise InputError(f"--data {data} must be a .npy file")

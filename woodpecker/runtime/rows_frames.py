@@ -155,7 +155,8 @@ def _zero_copy(series: Any) -> Column | None:
     elif root == "polars":
         values = native.to_numpy() if native.null_count() == 0 and native.n_chunks() == 1 else None
     elif root == "pyarrow":
-        values = native.chunk(0).to_numpy() if native.null_count == 0 and native.num_chunks == 1 else None
+        # Not to_numpy, which imports pandas where that is installed: seconds, for a first row.
+        values = np.from_dlpack(native.chunk(0)) if native.null_count == 0 and native.num_chunks == 1 else None
     if values is None:
         return None
     whole = values
