@@ -13,10 +13,10 @@ from typing import Any
 
 from ..errors import StrategyError
 from ..predicates import Canonical
-from . import gemm, perfect_tree_traversal, tree_traversal
+from . import bitslice, gemm, perfect_tree_traversal, tree_traversal
 from .options import resolve
 
-STRATEGIES: dict[str, ModuleType] = {m.NAME: m for m in (gemm, tree_traversal, perfect_tree_traversal)}
+STRATEGIES: dict[str, ModuleType] = {m.NAME: m for m in (gemm, tree_traversal, perfect_tree_traversal, bitslice)}
 
 TYPICAL_ROWS = 1024
 """The batch that `auto` chooses for."""

@@ -35,7 +35,7 @@ from ..layout import Layout, Signature
 from ..relay_ops import aggregate, predicate
 from ..relay_ops.predicate import Expr
 from ..runtime.format import round_up
-from .cpu_strategies import LANES, STRATEGIES
+from .cpu_strategies import LANES, PROLOGUES, SCRATCH, STRATEGIES
 from .tir import Frame, const, new_frame, read_only_views, register, rows_of, scratch_view
 
 V_BYTES = 128 * 1024
@@ -46,10 +46,10 @@ def plan_scratch(layout: Layout, strategy: str) -> Layout:
     """The layout with the row block and the places of everything in scratch, for the wider of both input dtypes."""
     width = layout.scalars["n_columns"] + 1
     lanes = LANES[strategy](layout)
-    rows = max(lanes, min(1024, V_BYTES // (4 * width)) // lanes * lanes)
+    rows = max(lanes, min(1024, V_BYTES // (4 * width)) // lanes * lanes) if strategy != "bitslice" else lanes
     sums = round_up(8 * width * rows)
     extra = sums + round_up(8 * layout.scalars["n_outputs"] * rows)
-    total = extra + round_up(lanes * (layout.scalars.get("n_tests", 0) + 4))
+    total = extra + round_up(SCRATCH[strategy](layout) if strategy in SCRATCH else 0)
     scalars = {"row_block": rows, "sums_offset": sums, "extra_offset": extra, "scratch_bytes": total}
     return layout | Layout(scalars, {}, {}, frozenset())
 
@@ -98,6 +98,8 @@ def _row_blocks(frame: Frame, kind: str, begin: Expr, end: Expr, scratch: Expr) 
             return first + tirx.Cast("int64", tirx.min(r, count - const(1)))
 
         _column_values(frame, row, groups * const(lanes))
+        if signature.strategy in PROLOGUES:
+            PROLOGUES[signature.strategy](frame)
         if kind == "apply":
             _leaf_ids(frame, first, count, groups)
         else:

@@ -9,13 +9,10 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as TB
 
 from ..layout import Layout, Signature
-from ..relay_ops import gemm, perfect_tree_traversal, tree_traversal
+from ..relay_ops import bitslice, gemm, perfect_tree_traversal, tree_traversal
 from ..relay_ops.predicate import Expr
-from .tir import Frame, const, register, scratch_view
-
-Sink = Callable[[Expr, Expr, Expr], None]
-"""What receives (tree, row of the block, leaf position)."""
-
+from . import cpu_bitslice
+from .tir import Frame, Sink, const, register, scratch_view
 
 def _cells(count: int) -> list[Any]:
     return [TB.alloc_buffer((1,), "int32", scope="global") for _ in range(count)]
@@ -125,11 +122,22 @@ STRATEGIES: dict[str, Callable[[Frame, Expr, Expr, Sink], None]] = {
     tree_traversal.NAME: tree_walk,
     perfect_tree_traversal.NAME: heap_walk,
     gemm.NAME: matrix_products,
+    bitslice.NAME: cpu_bitslice.circuits,
 }
+
+PROLOGUES: dict[str, Callable[[Frame], None]] = {bitslice.NAME: cpu_bitslice.masks}
+"""What a strategy does once for a row block, before its first tree."""
+
+SCRATCH: dict[str, Callable[[Layout], int]] = {
+    gemm.NAME: lambda layout: layout.constants["lanes"] * layout.scalars["n_tests"],
+    bitslice.NAME: cpu_bitslice.scratch_bytes,
+}
+"""Bytes of scratch that a strategy needs of its own."""
 
 LANES: dict[str, Callable[[Layout | Signature], int]] = {
     tree_traversal.NAME: lambda known: dict(known.constants)["interleave"],
     perfect_tree_traversal.NAME: lambda known: dict(known.constants)["interleave"],
     gemm.NAME: lambda known: dict(known.constants)["lanes"],
+    bitslice.NAME: lambda _: bitslice.ROWS,
 }
 """Rows of a group, which the row block is a multiple of."""

@@ -17,6 +17,10 @@ ITEMSIZE = {"float32": 4, "float64": 8, "int8": 1, "uint8": 1, "int16": 2, "uint
 ITEMSIZE |= {"int64": 8, "uint64": 8}
 
 
+Sink = Callable[[Expr, Expr, Expr], None]
+"""What receives (tree, row of the block, leaf position)."""
+
+
 @dataclass(frozen=True)
 class Arguments:
     """The arguments of the calling convention; ``num_tasks`` None: a serial entry."""

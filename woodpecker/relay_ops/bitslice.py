@@ -1,0 +1,206 @@
+"""bitslice: 512 rows at once, a bit each; every distinct test is computed once, and trees are Boolean circuits.
+
+    for each distinct predicate q:   mask[q] = a bit per row: does the row go left there?
+    for each tree, from the deepest level up, for each node and each bit of the leaf number:
+        bit[node] = mask[q] ? bit[left] : bit[right]              # right ^ (mask & (left ^ right)), on all rows
+    leaf number = the bits at the root
+
+Equal predicates are shared between nodes and trees: a 500-tree model of 98,358 splits over 28 features has 7,104. A
+tree's circuit is a run of multiplexers in a table, four 16-bit row numbers each (select, left, right, result), so
+the code does not depend on the trees. Leaves are numbered from right to left: wherever a bit is 1 in the whole left
+subtree and 0 in the whole right one, it is the node's mask itself and costs nothing; a perfect tree of depth 8 needs
+247 multiplexers for 255 nodes and 8 bits.
+
+Temporary rows: a multiplexer reads bits of its node's children, one level deeper, and nothing deeper than that; so two
+areas that levels use in turn are enough, and within a level all operations are independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import te, tirx
+
+from ..forest import LEAF, node_depth, tree_leaves, tree_of_node
+from ..layout import Layout
+from ..predicates import Canonical
+from .options import Option
+from .predicate import Expr
+
+NAME = "bitslice"
+OPTIONS: dict[str, Option] = {}
+
+ROWS = 512
+ZEROS, ONES, FIRST = 0, 1, 2
+"""Rows of the mask matrix: all zeros, all ones, then the bits of the leaf number, temporaries, and predicates."""
+
+MAX_ROWS = 2**16
+MAX_BITS = 12
+
+
+def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
+    leaves = int(tree_leaves(canonical.forest).max(initial=1))
+    if leaves > 2**MAX_BITS:
+        return f"a tree of {leaves:,} leaves needs more than {MAX_BITS} bits a leaf number"
+    if canonical.n_predicates > MAX_ROWS // 2:
+        return f"{canonical.n_predicates:,} distinct predicates; the limit is {MAX_ROWS // 2:,}"
+    return None
+
+
+def cost(canonical: Canonical, rows: int) -> float:
+    """Estimated ns per row, of a whole block's cost."""
+    leaves = tree_leaves(canonical.forest).astype(np.float64)
+    operations = float((leaves * np.log2(np.maximum(leaves, 2))).sum()) * 0.35
+    numeric = int(canonical.columns.bound_offset[canonical.columns.n_numeric])
+    masks = numeric * 6.0 + (canonical.n_predicates - numeric) * 700.0
+    block = operations * 0.9 + masks + canonical.forest.n_trees * 160.0
+    return block / min(max(rows, 1), ROWS)
+
+
+@dataclass(frozen=True)
+class _Circuit:
+    """All trees as multiplexers, and where everything is.
+
+    Args:
+        offset: (T + 1,) int64 into ``operations``.
+        operations: uint64: select | left << 16 | right << 32 | result << 48, as row numbers of the mask matrix.
+        bits: Bits of a leaf number.
+        n_temporary: Rows of one of the two temporary areas.
+        leaf_number: (N,) int64, -1 at inner nodes.
+    """
+
+    offset: np.ndarray
+    operations: np.ndarray
+    bits: int
+    n_temporary: int
+    leaf_number: np.ndarray
+
+
+def _leaf_numbers(canonical: Canonical, levels: list[np.ndarray]) -> np.ndarray:
+    """(N,) the leaf's number from right to left, -1 at inner nodes."""
+    forest = canonical.forest
+    base = forest.tree_offset[:-1][tree_of_node(forest)]
+    left, right = base + forest.left, base + forest.right
+    count = (forest.kind == LEAF).astype(np.int64)
+    first = np.zeros(forest.n_nodes, np.int64)
+    for level in reversed(levels):
+        count[level] = count[left[level]] + count[right[level]]
+    for level in levels:
+        first[right[level]] = first[level]
+        first[left[level]] = first[level] + count[right[level]]
+    return np.where(forest.kind == LEAF, first, -1)
+
+
+def _predicates(canonical: Canonical) -> np.ndarray:
+    """(N,) int64: the predicate that each inner node tests, numeric ones first; -1 at leaves."""
+    n_numeric = int(canonical.columns.bound_offset[canonical.columns.n_numeric])
+    categorical = canonical.node_bitset >= 0
+    words = np.unique(canonical.node_bitset[categorical])
+    predicate = canonical.node_bound.copy()
+    predicate[categorical] = n_numeric + np.searchsorted(words, canonical.node_bitset[categorical])
+    return predicate
+
+
+def _circuit(canonical: Canonical) -> _Circuit:
+    forest = canonical.forest
+    tree = tree_of_node(forest)
+    base = forest.tree_offset[:-1][tree]
+    depth = node_depth(forest)
+    levels = [np.flatnonzero((depth == d) & (forest.kind != LEAF)) for d in range(canonical.max_depth)]
+    number = _leaf_numbers(canonical, levels)
+    bits = max(1, int(tree_leaves(forest).max(initial=1) - 1).bit_length())
+    # Temporaries are numbered from 0 here and moved behind the bits once their count is known.
+    temporary, predicate_row = 2**20, 2**21
+    predicate = _predicates(canonical) + predicate_row
+    value = np.zeros((forest.n_nodes, bits), np.int64)
+    leaf = number >= 0
+    value[leaf] = (number[leaf, None] >> np.arange(bits)) & 1  # ZEROS or ONES
+    owners, selects, lefts, rights, results = [], [], [], [], []
+    widest = 0
+    for d in range(len(levels) - 1, -1, -1):
+        nodes = levels[d]
+        left, right = value[base[nodes] + forest.left[nodes]], value[base[nodes] + forest.right[nodes]]
+        mask = np.broadcast_to(predicate[nodes, None], left.shape)
+        here = np.where(left == right, left, mask)
+        needed = (left != right) & ~((left == ONES) & (right == ZEROS))
+        at, bit = np.nonzero(needed)
+        owner = tree[nodes[at]]
+        within = np.arange(len(at)) - np.searchsorted(owner, owner)
+        here[at, bit] = temporary + 2 * within + d % 2
+        widest = max(widest, int(within.max(initial=-1)) + 1)
+        value[nodes] = here
+        owners.append(owner)
+        selects.append(mask[at, bit])
+        lefts.append(left[at, bit])
+        rights.append(right[at, bit])
+        results.append(here[at, bit])
+    roots = forest.tree_offset[:-1]
+    copies = np.repeat(np.arange(forest.n_trees), bits)
+    outputs = np.tile(np.arange(bits), forest.n_trees)
+    root = value[roots].reshape(-1)
+    owners.append(copies)
+    selects.append(np.full(len(root), ONES))
+    lefts.append(root)
+    rights.append(root)
+    results.append(2**22 + outputs)
+    owner = np.concatenate(owners)
+    order = np.argsort(owner, kind="stable")
+
+    def rows(parts: list[np.ndarray]) -> np.ndarray:
+        row = np.concatenate(parts)[order]
+        row = np.where(row >= 2**22, row - 2**22 + FIRST, row)
+        row = np.where(row >= predicate_row, row - predicate_row + FIRST + bits + 2 * widest, row)
+        return np.where(row >= temporary, row - temporary + FIRST + bits, row).astype(np.uint64)
+
+    packed = rows(selects) | rows(lefts) << np.uint64(16) | rows(rights) << np.uint64(32) | rows(results) << np.uint64(48)
+    offset = np.searchsorted(owner[order], np.arange(forest.n_trees + 1))
+    return _Circuit(offset, packed, bits, widest, number)
+
+
+def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
+    """Bounds of the predicates, and the circuits."""
+    columns = canonical.columns
+    circuit = _circuit(canonical)
+    numeric = int(columns.bound_offset[columns.n_numeric])
+    first_predicate = FIRST + circuit.bits + 2 * circuit.n_temporary
+    tables: dict[str, np.ndarray] = {
+        "bound32": columns.bound32[:numeric],
+        "predicate_offset": columns.bound_offset[: columns.n_numeric + 1].astype(np.int32),
+        "operation_offset": circuit.offset.astype(np.int32),
+        "operation": circuit.operations,
+    }
+    if canonical.forest.input_dtype == "float64":
+        tables["bound64"] = columns.bound64[:numeric]
+    scalars = {
+        "first_predicate": first_predicate,
+        "n_mask_rows": first_predicate + canonical.n_predicates,
+    }
+    if canonical.has_categories:
+        at = np.flatnonzero(canonical.node_bitset >= 0)
+        words, index = np.unique(canonical.node_bitset[at], return_index=True)
+        tables["set_word"] = words.astype(np.int32)
+        tables["set_column"] = canonical.node_column[at[index]].astype(np.int32)
+        scalars["n_sets"] = len(words)
+        scalars["n_numeric_predicates"] = numeric
+    return Layout(scalars, tables, {"bits": circuit.bits}, frozenset())
+
+
+def positions(canonical: Canonical, layout: Layout) -> np.ndarray:
+    """(T * 2**bits,) int64: the IR's leaf with each leaf number; -1: none."""
+    forest, bits = canonical.forest, layout.constants["bits"]
+    depth = node_depth(forest)
+    levels = [np.flatnonzero((depth == d) & (forest.kind != LEAF)) for d in range(canonical.max_depth)]
+    number = _leaf_numbers(canonical, levels)
+    out = np.full(forest.n_trees << bits, -1, np.int64)
+    leaves = np.flatnonzero(forest.kind == LEAF)
+    out[(tree_of_node(forest)[leaves] << bits) + number[leaves]] = leaves
+    return out
+
+
+def rank_of(value: Expr) -> Expr:
+    """The int32 rank in a categorical column's value; see `woodpecker.relay_ops.predicate.rank_bits`."""
+    if str(value.ty.dtype) == "float32":
+        return tirx.reinterpret("int32", value)
+    return tirx.Cast("int32", tirx.reinterpret("int64", value))
