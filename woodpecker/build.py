@@ -33,13 +33,15 @@ _lock = threading.RLock()
 LAUNCHER = Path(__file__).parent / "runtime" / "c" / "launcher.c"
 
 
-def kernel(signature: Signature, symbol: str, entry: str, parallel: bool = False) -> tvm.tirx.PrimFunc:
+def kernel(signatures: tuple[Signature, ...], symbol: str, entry: str, parallel: bool = False) -> tvm.tirx.PrimFunc:
     """The PrimFunc of an entry such as "raw_f32"."""
     kind, _, width = entry.partition("_")
-    return cpu.entry(signature, symbol, kind, {"f32": "float32", "f64": "float64"}[width], parallel)
+    return cpu.entry(signatures, symbol, kind, {"f32": "float32", "f64": "float64"}[width], parallel)
 
 
-def jit(signature: Signature, links: Sequence[Mapping[str, Any]], target: CpuTarget) -> Callable[[str], Any]:
+def jit(
+    signatures: tuple[Signature, ...], links: Sequence[Mapping[str, Any]], target: CpuTarget
+) -> Callable[[str], Any]:
     """entry name -> function, compiled when it is first asked for."""
     texts = tuple(json.dumps([stage["name"], stage["args"]], sort_keys=True) for stage in links)
 
@@ -50,8 +52,8 @@ def jit(signature: Signature, links: Sequence[Mapping[str, Any]], target: CpuTar
                 _start_threads()
             if short.startswith("link_"):
                 text = texts[int(short.removeprefix("link_"))]
-                return _jit_link(text, signature.acc_dtype, target.config, name != short)
-            return _jit_entry(signature, target.config, short, name != short)
+                return _jit_link(text, signatures[0].acc_dtype, target.config, name != short)
+            return _jit_entry(signatures, target.config, short, name != short)
 
     return functools.cache(entry)
 
@@ -64,8 +66,8 @@ def _start_threads() -> None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _jit_entry(signature: Signature, config: str, entry: str, parallel: bool) -> Any:
-    return _jit(kernel(signature, "entry", entry, parallel), config)
+def _jit_entry(signatures: tuple[Signature, ...], config: str, entry: str, parallel: bool) -> Any:
+    return _jit(kernel(signatures, "entry", entry, parallel), config)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -80,7 +82,7 @@ def _jit(function: tvm.tirx.PrimFunc, config: str) -> Any:
 
 def export(
     path: str | os.PathLike[str],
-    signature: Signature,
+    signatures: tuple[Signature, ...],
     links: Sequence[Mapping[str, Any]],
     target: CpuTarget,
     prefix: str,
@@ -101,10 +103,10 @@ def export(
         raise FileNotFoundError(f"the folder {final.parent} does not exist")
     compiler = c_compiler()
     names = [*ENTRIES, *(f"link_{i}" for i in range(len(links)))]
-    functions = {f"{prefix}_{name}": kernel(signature, f"{prefix}_{name}", name) for name in ENTRIES}
+    functions = {f"{prefix}_{name}": kernel(signatures, f"{prefix}_{name}", name) for name in ENTRIES}
     for i, stage in enumerate(links):
         symbol = f"{prefix}_link_{i}"
-        functions[symbol] = cpu_link.entry(symbol, stage["name"], stage["args"], signature.acc_dtype, False)
+        functions[symbol] = cpu_link.entry(symbol, stage["name"], stage["args"], signatures[0].acc_dtype, False)
     with _lock:
         executable = tvm.compile(tvm.IRModule(functions), target=tvm_target(target.config))
     with tempfile.TemporaryDirectory(prefix="woodpecker-") as folder:

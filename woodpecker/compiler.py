@@ -59,13 +59,12 @@ def compile(
     threads.resolve(num_threads)
     tvm = import_tvm()
     from .build import export, jit
-    from .layout import signature
+    from .layout import directory, signature
     from .manifest import build_manifest, link_stages
-    from .relay_ops import aggregate, predicate
-    from .relay_ops.plan import STRATEGIES, make_plan
+    from .relay_ops.plan import make_plan
     from .relay_ops.relax import build_module
     from .runtime.format import pack
-    from .schedules.cpu import plan_scratch
+    from .schedules.cpu import lay_out
 
     where = resolve(target)
     forest = to_forest(model, missing=missing, iteration_range=iteration_range)
@@ -73,19 +72,17 @@ def compile(
 
     canonical = canonicalise(forest)
     plan = make_plan(canonical, strategy, strategy_options)
-    chosen = STRATEGIES[plan[0].strategy]
-    layout = predicate.prepare(canonical) | chosen.prepare(canonical, plan[0].options)
-    layout |= aggregate.prepare(canonical, chosen.positions(canonical, layout))
-    layout = plan_scratch(layout, chosen.NAME)
-    signed = signature(layout, chosen.NAME, forest.input_dtype, str(forest.values.dtype))
+    layouts = lay_out(canonical, plan)
+    signed = tuple(
+        signature(layout, step.strategy, forest.input_dtype, str(forest.values.dtype))
+        for layout, step in zip(layouts, plan, strict=True)
+    )
     links = link_stages(forest)
 
-    slots = signed.slots
-    scalars = {slots[name]: value for name, value in layout.scalars.items()}
-    tables = {slots[name]: table for name, table in layout.tables.items()}
-    manifest = build_manifest(canonical, plan, layout, where, "", tvm.__version__)
-    manifest["prefix"] = f"wp_{_digest(pack(scalars, tables, manifest))}"
-    blob = pack(scalars, tables, manifest)
+    directories = [directory(layout, s) for layout, s in zip(layouts, signed, strict=True)]
+    manifest = build_manifest(canonical, plan, layouts[-1], where, "", tvm.__version__)
+    manifest["prefix"] = f"wp_{_digest(pack(directories, manifest))}"
+    blob = pack(directories, manifest)
 
     def save(path: Any) -> None:
         prefix, rows, scratch = manifest["prefix"], manifest["row_block"], manifest["scratch_bytes"]
@@ -97,7 +94,7 @@ def compile(
         manifest=manifest,
         save=save,
         to_relax=lambda x_dtype, method: build_module(
-            canonical, chosen, layout, x_dtype, forest.methods[method] if method else None
+            canonical, x_dtype, forest.methods[method] if method else None, plan
         ),
     )
     custom = post_transform if callable(post_transform) else None

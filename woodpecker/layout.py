@@ -89,3 +89,10 @@ def signature(layout: Layout, strategy: str, input_dtype: str, acc_dtype: str) -
     if len(found.slots) > DIRECTORY_SLOTS:
         raise AssertionError(f"{len(found.slots)} directory entries; the format has {DIRECTORY_SLOTS}")
     return found
+
+
+def directory(layout: Layout, signature: Signature) -> tuple[dict[int, int], dict[int, np.ndarray]]:
+    """Slot -> scalar and slot -> table, as `woodpecker.runtime.format.pack` takes them."""
+    slots = signature.slots
+    scalars = {slots[name]: value for name, value in layout.scalars.items()}
+    return scalars, {slots[name]: table for name, table in layout.tables.items()}

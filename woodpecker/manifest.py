@@ -96,7 +96,7 @@ def build_manifest(
         "n_trees": forest.n_trees,
         "row_block": layout.scalars["row_block"],
         "scratch_bytes": layout.scalars["scratch_bytes"],
-        "ns_per_row": round(STRATEGIES[plan[0].strategy].cost(canonical, TYPICAL_ROWS), 1),
+        "ns_per_row": round(STRATEGIES[plan[-1].strategy].cost(canonical, TYPICAL_ROWS), 1),
         "input": InputSpec.of_forest(forest).to_json(),
         "methods": methods,
         "classes": [encode(np.asarray(c)) for c in forest.classes],

@@ -67,17 +67,19 @@ def _goes_left(forest: Forest, V: np.ndarray, rows: np.ndarray, i: np.ndarray) -
     missing = np.isnan(v) | ((forest.missing[i] == MISSING_ZERO) & (np.abs(v64) <= ZERO_BAND))
     t = forest.threshold[i]
     left = np.where(forest.kind[i] == LT, v64 < t, v64 <= t)
-    for r in np.flatnonzero(forest.kind[i] == IN):
-        s = forest.category_set[i[r]]
+    categorical = forest.kind[i] == IN
+    for s in np.unique(forest.category_set[i[categorical]]):
+        at = np.flatnonzero(categorical & (forest.category_set[i] == s))
         members = forest.set_values[forest.set_offset[s] : forest.set_offset[s + 1]]
-        x = v64[r]
+        x = v64[at]
         if forest.category_rule == "exact":
-            missing[r] |= x not in forest.known_categories[int(forest.feature[i[r]])]
-            left[r] = x in members
-        elif np.isfinite(x) and not (forest.category_rule == "truncate_nonnegative" and x < 0):
-            left[r] = np.trunc(x) in members
+            for f in np.unique(forest.feature[i[at]]):
+                of = at[forest.feature[i[at]] == f]
+                missing[of] |= ~np.isin(v64[of], forest.known_categories[int(f)])
+            left[at] = np.isin(x, members)
         else:
-            left[r] = False
+            named = np.isfinite(x) & ~((forest.category_rule == "truncate_nonnegative") & (x < 0))
+            left[at] = named & np.isin(np.trunc(x), members)
     return np.where(missing, forest.default_left[i], left)
 
 

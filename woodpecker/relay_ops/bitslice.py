@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from tvm import te, tirx
+from tvm import tirx
 
 from ..forest import LEAF, node_depth, tree_leaves, tree_of_node
 from ..layout import Layout
@@ -30,7 +30,7 @@ from .options import Option
 from .predicate import Expr
 
 NAME = "bitslice"
-OPTIONS: dict[str, Option] = {}
+OPTIONS = {"min_rows": Option(0, 0, 512, "fewest rows it serves, a walk serves fewer; 1: all; 0: by estimated cost")}
 
 ROWS = 512
 ZEROS, ONES, FIRST = 0, 1, 2
@@ -154,7 +154,9 @@ def _circuit(canonical: Canonical) -> _Circuit:
         row = np.where(row >= predicate_row, row - predicate_row + FIRST + bits + 2 * widest, row)
         return np.where(row >= temporary, row - temporary + FIRST + bits, row).astype(np.uint64)
 
-    packed = rows(selects) | rows(lefts) << np.uint64(16) | rows(rights) << np.uint64(32) | rows(results) << np.uint64(48)
+    packed = (
+        rows(selects) | rows(lefts) << np.uint64(16) | rows(rights) << np.uint64(32) | rows(results) << np.uint64(48)
+    )
     offset = np.searchsorted(owner[order], np.arange(forest.n_trees + 1))
     return _Circuit(offset, packed, bits, widest, number)
 

@@ -1,13 +1,14 @@
 """The plan: which strategy serves which row counts, with which options, and why.
 
-A plan is a list of ranges of row counts, from the smallest on. Today every plan has one range: each of the three
-classics serves any number of rows.
+A plan is a list of steps, the one for the fewest rows first. A later step takes whole blocks of rows, and the rest
+where it has at least the step's ``min_rows``; what is left goes to the step before. A strategy that computes hundreds
+of rows at once so leaves a handful to a walk; each of the three classics serves any number of rows by itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -67,12 +68,12 @@ def make_plan(canonical: Canonical, strategy: str, given: Mapping[str, Any]) -> 
             raise StrategyError(
                 f"strategy='auto' takes no options, found {', '.join(given)}; name a strategy to set its options"
             )
-        return (_cheapest(canonical),)
+        return _with_few_rows(canonical, _cheapest(canonical))
     if strategy == "depth_rule":
         return (_by_depth(canonical, given),)
     if strategy not in STRATEGIES:
         raise StrategyError(f"unknown strategy {strategy!r}; known: {', '.join((*STRATEGIES, 'auto', 'depth_rule'))}")
-    return (_step(canonical, strategy, given, "chosen by the user", {}),)
+    return _with_few_rows(canonical, _step(canonical, strategy, given, "chosen by the user", {}))
 
 
 def _step(
@@ -84,6 +85,22 @@ def _step(
     if refusal:
         raise StrategyError(f"strategy {strategy!r} can't serve this forest: {refusal}. strategy='auto' avoids it")
     return Step(0, strategy, options, reason, considered)
+
+
+def _with_few_rows(canonical: Canonical, step: Step) -> tuple[Step, ...]:
+    """The step, and before it a walk for the row counts at which the walk is cheaper."""
+    if step.strategy != bitslice.NAME or step.options["min_rows"] == 1:
+        return (step,)
+    walks = [m for m in (perfect_tree_traversal, tree_traversal) if m.applicable(canonical, {}) is None]
+    walk = min(walks, key=lambda m: float(m.cost(canonical, TYPICAL_ROWS)))
+    block_cost = bitslice.cost(canonical, bitslice.ROWS) * bitslice.ROWS
+    break_even = int(block_cost / max(walk.cost(canonical, TYPICAL_ROWS), 1e-9)) + 1
+    least = step.options["min_rows"] or min(break_even, bitslice.ROWS)
+    if least == 1:
+        return (step,)
+    reason = f"fewer than {least} rows cost less one by one than a block of {bitslice.ROWS}"
+    few = Step(0, walk.NAME, resolve(walk.NAME, walk.OPTIONS, {}), reason, {})
+    return few, replace(step, min_rows=least)
 
 
 def _cheapest(canonical: Canonical) -> Step:

@@ -7,7 +7,7 @@ Every stage is a `call_tir` of a PrimFunc made from the TE graph of `relay_ops`;
 
 from __future__ import annotations
 
-from types import ModuleType
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,19 +15,23 @@ import tvm
 from tvm import relax, te, tirx
 
 from ..forest import Method
-from ..layout import Layout
 from ..predicates import Canonical
-from . import aggregate, link, predicate
+from . import aggregate, link, predicate, tree_traversal
+from .options import resolve
+from .plan import STRATEGIES, Step
 
 
-def build_module(
-    canonical: Canonical, strategy: ModuleType, layout: Layout, x_dtype: str, method: Method | None
-) -> tvm.IRModule:
+def build_module(canonical: Canonical, x_dtype: str, method: Method | None, plan: Sequence[Step]) -> tvm.IRModule:
     """A Relax module with one function ``main``: X (n, F) of ``x_dtype`` -> scores, for any n.
 
-    The scores are raw (n, K), or those that the link of ``method`` makes of them (n, K').
+    The scores are raw (n, K), or those that the link of ``method`` makes of them (n, K'). The graph is that of the
+    plan's first strategy that is a TE graph, or of tree_traversal: their scores have the same bits.
     """
     forest = canonical.forest
+    graphs = [(STRATEGIES[s.strategy], s.options) for s in plan if hasattr(STRATEGIES[s.strategy], "forward")]
+    strategy, options = (graphs or [(tree_traversal, resolve(tree_traversal.NAME, tree_traversal.OPTIONS, {}))])[0]
+    layout = predicate.prepare(canonical) | strategy.prepare(canonical, options)
+    layout |= aggregate.prepare(canonical, strategy.positions(canonical, layout))
     value_dtype = "float64" if forest.input_dtype == x_dtype == "float64" else "float32"
     names = sorted(layout.tables)
     builder = relax.BlockBuilder()

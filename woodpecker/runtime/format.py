@@ -9,8 +9,8 @@
         40      8  length of the manifest
         48      4  CRC-32 of the header (with this field 0), directory and manifest
         64     32  SHA-256 of everything from the directory on
-       128    512  directory: 64 int64, scalars and byte offsets of tables, read by the kernels
-       640         manifest (JSON, UTF-8), then the tables, each 64-byte aligned
+       128  n*512  n directories, one a step of the plan: 64 int64 each, scalars and byte offsets of tables
+                   manifest (JSON, UTF-8), then the tables, each 64-byte aligned
 
 All numbers are little-endian. In a `.so` the blob lies in a read-only section, where `find` locates it by its magic
 without running anything.
@@ -26,7 +26,7 @@ import json
 import mmap
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ ABI = 1
 ALIGNMENT = 64
 DIRECTORY_OFFSET = 128
 DIRECTORY_SLOTS = 64
-MANIFEST_OFFSET = DIRECTORY_OFFSET + 8 * DIRECTORY_SLOTS
+DIRECTORY_BYTES = 8 * DIRECTORY_SLOTS
 _HEADER = struct.Struct("<16sIIQQQI12x32s")
 
 
@@ -72,27 +72,36 @@ def round_up(n: int) -> int:
     return -(-n // ALIGNMENT) * ALIGNMENT
 
 
-def pack(directory: Mapping[int, int], tables: Mapping[int, np.ndarray], manifest: Mapping[str, Any]) -> np.ndarray:
-    """A blob, read-only. ``directory`` maps slots to scalars, ``tables`` maps slots to arrays."""
+Directory = tuple[Mapping[int, int], Mapping[int, np.ndarray]]
+"""Slot -> scalar, and slot -> table."""
+
+
+def pack(directories: Sequence[Directory], manifest: Mapping[str, Any]) -> np.ndarray:
+    """A blob, read-only. Tables of the same bytes are stored once."""
     text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    offset = round_up(MANIFEST_OFFSET + len(text))
-    slots = np.zeros(DIRECTORY_SLOTS, "<i8")
-    for slot, scalar in directory.items():
-        slots[slot] = scalar
-    places = {}
-    for slot, table in tables.items():
-        slots[slot] = places[slot] = offset
-        offset = round_up(offset + table.nbytes)
+    manifest_offset = DIRECTORY_OFFSET + DIRECTORY_BYTES * len(directories)
+    offset = round_up(manifest_offset + len(text))
+    slots = np.zeros((len(directories), DIRECTORY_SLOTS), "<i8")
+    places: dict[bytes, tuple[int, np.ndarray]] = {}
+    for row, (scalars, tables) in zip(slots, directories, strict=True):
+        for slot, scalar in scalars.items():
+            row[slot] = scalar
+        for slot, table in tables.items():
+            stored = np.ascontiguousarray(table, table.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+            key = hashlib.sha256(stored.data).digest()
+            if key not in places:
+                places[key] = (offset, stored)
+                offset = round_up(offset + stored.nbytes)
+            row[slot] = places[key][0]
     blob = aligned(offset)
-    blob[DIRECTORY_OFFSET:MANIFEST_OFFSET] = slots.view(np.uint8)
-    blob[MANIFEST_OFFSET : MANIFEST_OFFSET + len(text)] = np.frombuffer(text, np.uint8)
-    for slot, table in tables.items():
-        little = np.ascontiguousarray(table, table.dtype.newbyteorder("<"))
-        blob[places[slot] : places[slot] + table.nbytes] = little.reshape(-1).view(np.uint8)
+    blob[DIRECTORY_OFFSET:manifest_offset] = slots.reshape(-1).view(np.uint8)
+    blob[manifest_offset : manifest_offset + len(text)] = np.frombuffer(text, np.uint8)
+    for begin, stored in places.values():
+        blob[begin : begin + stored.nbytes] = stored
     digest = hashlib.sha256(blob[DIRECTORY_OFFSET:].data).digest()
-    fields = (MAGIC, FORMAT, ABI, offset, MANIFEST_OFFSET, len(text))
+    fields = (MAGIC, FORMAT, ABI, offset, manifest_offset, len(text))
     blob[: _HEADER.size] = np.frombuffer(_HEADER.pack(*fields, 0, digest), np.uint8)
-    crc = zlib.crc32(blob[: MANIFEST_OFFSET + len(text)].data)
+    crc = zlib.crc32(blob[: manifest_offset + len(text)].data)
     blob[: _HEADER.size] = np.frombuffer(_HEADER.pack(*fields, crc, digest), np.uint8)
     blob.flags.writeable = False
     return blob
@@ -108,8 +117,8 @@ def find(data: mmap.mmap | bytes, path: str) -> Header:
     if start < 0:
         raise ArtifactError(f"{path} is not a woodpecker artifact: it holds no model")
     damaged = f"{path}: the file is damaged or cut short; compile and save the model again"
-    head = data[start : start + MANIFEST_OFFSET]
-    if len(head) < MANIFEST_OFFSET:
+    head = data[start : start + DIRECTORY_OFFSET]
+    if len(head) < DIRECTORY_OFFSET:
         raise ArtifactError(damaged)
     _, version, abi, length, manifest_at, manifest_size, crc, digest = _HEADER.unpack(head[: _HEADER.size])
     if version not in (FORMAT, FORMAT - 1) or version == 0:
@@ -117,9 +126,10 @@ def find(data: mmap.mmap | bytes, path: str) -> Header:
             f"{path} has format version {version}; this woodpecker reads version {FORMAT}. Compile the model again, "
             "or use the woodpecker that made the file"
         )
-    if manifest_at != MANIFEST_OFFSET or not MANIFEST_OFFSET + manifest_size <= length <= len(data) - start:
+    if not DIRECTORY_OFFSET <= manifest_at <= manifest_at + manifest_size <= length <= len(data) - start:
         raise ArtifactError(damaged)
-    text = data[start + MANIFEST_OFFSET : start + MANIFEST_OFFSET + manifest_size]
+    head = data[start : start + manifest_at]
+    text = data[start + manifest_at : start + manifest_at + manifest_size]
     if zlib.crc32(text, zlib.crc32(head[:48] + bytes(4) + head[52:])) != crc:
         raise ArtifactError(f"{path}: wrong checksum; the file is damaged; compile and save the model again")
     if abi != ABI:

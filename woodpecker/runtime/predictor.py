@@ -65,7 +65,7 @@ class CompiledModel:
         self.n_features_in_: int = manifest["input"]["n_features"]
         self.n_outputs_: int = manifest["n_outputs"]
         self.n_trees_: int = manifest["n_trees"]
-        self.strategy: str = manifest["plan"][0]["strategy"]
+        self.strategy: str = manifest["plan"][-1]["strategy"]
         if self._spec.feature_names is not None:
             self.feature_names_in_ = np.array(self._spec.feature_names, dtype=object)
         if self._classes:

@@ -23,7 +23,7 @@ that the TE graphs are made of.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tvm
@@ -32,51 +32,84 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as TB
 
 from ..layout import Layout, Signature
+from ..predicates import Canonical
 from ..relay_ops import aggregate, predicate
+from ..relay_ops.plan import STRATEGIES as PREPARED_BY
+from ..relay_ops.plan import Step
 from ..relay_ops.predicate import Expr
 from ..runtime.format import round_up
 from .cpu_strategies import LANES, PROLOGUES, SCRATCH, STRATEGIES
-from .tir import Frame, const, new_frame, read_only_views, register, rows_of, scratch_view
+from .tir import Frame, arguments, const, new_frame, read_only_views, register, rows_of, scratch_view
 
 V_BYTES = 128 * 1024
 """Column values of a row block should stay in the second-level cache beside a tree's tables."""
 
 
-def plan_scratch(layout: Layout, strategy: str) -> Layout:
-    """The layout with the row block and the places of everything in scratch, for the wider of both input dtypes."""
+def lay_out(canonical: Canonical, plan: Sequence[Step]) -> tuple[Layout, ...]:
+    """All numbers of every step of a plan: tables, row blocks, and the places of everything in scratch."""
+    shared = predicate.prepare(canonical)
+    layouts = []
+    for step in plan:
+        module = PREPARED_BY[step.strategy]
+        layout = shared | module.prepare(canonical, step.options)
+        layout |= aggregate.prepare(canonical, module.positions(canonical, layout))
+        layouts.append(layout | _places(layout, step))
+    scratch = {"scratch_bytes": max(layout.scalars["scratch_bytes"] for layout in layouts)}
+    return tuple(layout | Layout(scratch, {}, {}, frozenset()) for layout in layouts)
+
+
+def _places(layout: Layout, step: Step) -> Layout:
+    """The row block and the places in scratch, for the wider of both input dtypes."""
     width = layout.scalars["n_columns"] + 1
-    lanes = LANES[strategy](layout)
-    rows = max(lanes, min(1024, V_BYTES // (4 * width)) // lanes * lanes) if strategy != "bitslice" else lanes
+    rows = LANES[step.strategy](layout)
+    if step.strategy not in PROLOGUES:  # a prologue works on one group
+        rows = max(rows, min(1024, V_BYTES // (4 * width)) // rows * rows)
     sums = round_up(8 * width * rows)
     extra = sums + round_up(8 * layout.scalars["n_outputs"] * rows)
-    total = extra + round_up(SCRATCH[strategy](layout) if strategy in SCRATCH else 0)
+    total = extra + round_up(SCRATCH[step.strategy](layout) if step.strategy in SCRATCH else 0)
     scalars = {"row_block": rows, "sums_offset": sums, "extra_offset": extra, "scratch_bytes": total}
-    return layout | Layout(scalars, {}, {}, frozenset())
+    if step.min_rows:
+        scalars["min_rows"] = step.min_rows
+    return Layout(scalars, {}, {}, frozenset())
 
 
-def entry(signature: Signature, name: str, kind: str, x_dtype: str, parallel: bool) -> tvm.tirx.PrimFunc:
+def entry(signatures: Sequence[Signature], name: str, kind: str, x_dtype: str, parallel: bool) -> tvm.tirx.PrimFunc:
     """An entry of the calling convention: ``name(X, out, scratch, model, row_begin, row_end)``.
 
     Args:
-        signature: What the code is specialised on.
+        signatures: What the code of each step of the plan is specialised on, the step for the fewest rows first. A
+            step takes whole blocks of its own, and the rest of the rows where they are at least its ``min_rows``.
         name: The global symbol.
         kind: "raw": out (n, K) of the accumulator's dtype; "apply": out (n, T) int32 leaf ids.
         x_dtype: Dtype of X, "float32" or "float64".
         parallel: Add a last argument ``num_tasks`` and run as many tasks by TVM's thread pool, each with a scratch of
             its own; only for code that runs inside a process that holds libtvm_runtime.
     """
-    value_dtype = "float64" if signature.input_dtype == x_dtype == "float64" else "float32"
-    out_dtype = signature.acc_dtype if kind == "raw" else "int32"
+    value_dtype = "float64" if signatures[0].input_dtype == x_dtype == "float64" else "float32"
+    out_dtype = signatures[0].acc_dtype if kind == "raw" else "int32"
     with IRBuilder() as builder, TB.prim_func():
         TB.func_name(name)
         TB.func_attr({"tirx.noalias": True, "global_symbol": name})
-        lanes = LANES[signature.strategy](signature)
-        frame = new_frame(signature, x_dtype, value_dtype, out_dtype, lanes, parallel)
+        args = arguments(x_dtype, out_dtype, parallel)
+        frames = [
+            new_frame(signature, args, value_dtype, LANES[signature.strategy](signature), step)
+            for step, signature in enumerate(signatures)
+        ]
+        last = frames[-1]
 
         def rows(begin: Expr, end: Expr, task: Expr) -> None:
-            _row_blocks(frame, kind, begin, end, task * frame.scalar64("scratch_bytes"))
+            scratch = task * last.scalar64("scratch_bytes")
+            for frame in reversed(frames[1:]):
+                block = frame.scalar64("row_block")
+                blocks = tirx.truncdiv(end - begin + block - frame.scalar64("min_rows"), block)
+                stop = register(tirx.min(begin + blocks * block, end))
+                with TB.If(begin < stop), TB.Then():
+                    _row_blocks(frame, kind, begin, stop, scratch)
+                begin = stop
+            with TB.If(begin < end), TB.Then():
+                _row_blocks(frames[0], kind, begin, end, scratch)
 
-        rows_of(frame.arguments, frame.scalar64("row_block"), rows)
+        rows_of(args, last.scalar64("row_block"), rows)
     return builder.get()
 
 

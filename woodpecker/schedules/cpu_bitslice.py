@@ -26,7 +26,6 @@ def masks(frame: Frame) -> None:
     """
     tables = frame.tables
     M = scratch_view(frame, "uint64", frame.extra)
-    every = tirx.Ramp(const(0), const(1), WORDS)
     for row, fill in ((bitslice.ZEROS, 0), (bitslice.ONES, 2**64 - 1)):
         word = tirx.Broadcast(tirx.const(fill, "uint64"), WORDS)
         TB.buffer_store(M, word, [tirx.Ramp(const(row * WORDS), const(1), WORDS)])
@@ -74,7 +73,9 @@ def circuits(frame: Frame, t: Expr, group: Expr, sink: Sink) -> None:
         select, left, right, result = fields
         a, b = M[row(left)], M[row(right)]
         TB.buffer_store(M, b ^ (M[row(select)] & (a ^ b)), [row(result)])
-    numbers = scratch_view(frame, "uint8", frame.extra + tirx.Cast("int64", frame.scalar("n_mask_rows")) * const(WORDS * 8, "int64"))
+    numbers = scratch_view(
+        frame, "uint8", frame.extra + tirx.Cast("int64", frame.scalar("n_mask_rows")) * const(WORDS * 8, "int64")
+    )
     for byte in range((bits + 7) // 8):
         with TB.serial(0, WORDS) as g:
             total = None

@@ -14,6 +14,7 @@ from ..relay_ops.predicate import Expr
 from . import cpu_bitslice
 from .tir import Frame, Sink, const, register, scratch_view
 
+
 def _cells(count: int) -> list[Any]:
     return [TB.alloc_buffer((1,), "int32", scope="global") for _ in range(count)]
 

@@ -11,7 +11,7 @@ from tvm.script.ir_builder import tirx as TB
 
 from ..layout import Signature
 from ..relay_ops.predicate import Expr
-from ..runtime.format import ALIGNMENT, DIRECTORY_OFFSET, DIRECTORY_SLOTS
+from ..runtime.format import ALIGNMENT, DIRECTORY_BYTES, DIRECTORY_OFFSET, DIRECTORY_SLOTS
 
 ITEMSIZE = {"float32": 4, "float64": 8, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4}
 ITEMSIZE |= {"int64": 8, "uint64": 8}
@@ -111,12 +111,9 @@ def rows_of(arguments: Arguments, block: Expr, body: Callable[[Expr, Expr, Expr]
         body(first, tirx.min(first + share, end), task)
 
 
-def new_frame(
-    signature: Signature, x_dtype: str, value_dtype: str, out_dtype: str, lanes: int, parallel: bool
-) -> Frame:
-    """Declare the arguments and open the directory of the model."""
-    args = arguments(x_dtype, out_dtype, parallel)
-    at = const(DIRECTORY_OFFSET // 8, "int64")
+def new_frame(signature: Signature, args: Arguments, value_dtype: str, lanes: int, step: int) -> Frame:
+    """Open the directory of a step of the plan."""
+    at = const((DIRECTORY_OFFSET + step * DIRECTORY_BYTES) // 8, "int64")
     directory = TB.decl_buffer((DIRECTORY_SLOTS,), "int64", data=args.model.data, elem_offset=at)
     return Frame(signature, value_dtype, args, lanes, directory)
 
