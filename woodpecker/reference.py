@@ -34,6 +34,11 @@ def predict_raw(forest: Forest, X: np.ndarray) -> np.ndarray:
     """(n, K) raw scores in the accumulator's dtype, summed one tree after the other."""
     V = cast(forest, X)
     nodes = _leaf_nodes(forest, V)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite rows make infinite linear leaves
+        return _sum(forest, V, nodes)
+
+
+def _sum(forest: Forest, V: np.ndarray, nodes: np.ndarray) -> np.ndarray:
     acc = np.tile(forest.base_score, (len(V), 1))
     for t in range(forest.n_trees):
         rows = forest.leaf[nodes[:, t]]

@@ -68,5 +68,5 @@ def main(
     facts: dict[str, Any] = predictor.inspect()
     typer.echo(
         f"{output}: {facts['n_trees']:,} trees, strategy {predictor.strategy} "
-        f"({facts['plan'][0]['reason']}), {size(output.stat().st_size)}, {seconds:.1f} s"
+        f"({facts['plan'][-1]['reason']}), {size(output.stat().st_size)}, {seconds:.1f} s"
     )
