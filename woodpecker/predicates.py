@@ -121,7 +121,7 @@ def canonicalise(forest: Forest) -> Canonical:
         order = np.lexsort((bound, node_column[nodes]))
         column, bound = node_column[nodes][order], bound[order]
         first = np.ones(len(nodes), bool)
-        first[1:] = (np.diff(column) != 0) | (np.diff(bound) != 0)
+        first[1:] = (column[1:] != column[:-1]) | (bound[1:] != bound[:-1])
         node_bound[nodes[order]] = np.cumsum(first) - 1
         counts = np.bincount(column[first], minlength=n_numeric)
         bounds = np.split(bound[first], np.cumsum(counts)[:-1])
