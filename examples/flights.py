@@ -175,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
     begin = time.perf_counter()
     contestants = train(X, y, options.trees)
     print(f"trained 4 models in {time.perf_counter() - begin:.0f} s; {len(contestants[0].X):,} held-out rows")
-    print("'leaf ids', 'raw bits': what differs from the library; 'compile s': compile and save; 'ns/row': one thread\n")
+    print("'leaf ids', 'raw bits': what differs from the library; 'compile s': with save; 'ns/row': one thread\n")
     print(LINE.format(*HEAD))
     wrong = 0
     with tempfile.TemporaryDirectory() as scratch:
