@@ -18,6 +18,9 @@ from woodpecker.relay_ops.plan import STRATEGIES
 from .support import assert_bits_equal, boundary_rows
 
 NAMES = tuple(STRATEGIES)
+ALONE: dict[str, dict[str, int]] = {"bitslice": {"min_rows": 1}}
+"""Options with which a strategy serves every row count by itself."""
+
 Node = dict[str, Any]
 
 
@@ -140,6 +143,11 @@ def strategies(forest: Forest) -> list[str]:
     """The strategies that serve a forest."""
     canonical = canonicalise(forest)
     return [n for n, m in STRATEGIES.items() if m.applicable(canonical, resolve(n, m.OPTIONS, {})) is None]
+
+
+def compiled(forest: Forest, strategy: str, **options: Any) -> wp.Predictor:
+    """A predictor in which one strategy serves all rows."""
+    return wp.compile(forest, strategy=strategy, **{**ALONE.get(strategy, {}), **options})
 
 
 def rows(forest: Forest, n: int, seed: int = 0, dtype: str = "float64") -> np.ndarray:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from woodpecker.forest import Forest
 from woodpecker.layout import Layout, Signature, signature
 from woodpecker.predicates import Canonical, canonicalise
-from woodpecker.relay_ops import aggregate, predicate
-from woodpecker.relay_ops.plan import STRATEGIES, make_plan
-from woodpecker.schedules.cpu import plan_scratch
+from woodpecker.relay_ops.plan import Step, make_plan
+from woodpecker.schedules.cpu import lay_out
 
 
-def prepared(forest: Forest, strategy: str, **options: Any) -> tuple[Canonical, Layout, Signature]:
-    """What `woodpecker.compile` derives from a forest before it makes code."""
+@dataclass(frozen=True)
+class Prepared:
+    """What `woodpecker.compile` derives from a forest before it makes code; a layout and a signature per step."""
+
+    canonical: Canonical
+    plan: tuple[Step, ...]
+    layouts: tuple[Layout, ...]
+    signatures: tuple[Signature, ...]
+
+
+def prepared(forest: Forest, strategy: str, **options: Any) -> Prepared:
     canonical = canonicalise(forest)
-    module = STRATEGIES[strategy]
-    step = make_plan(canonical, strategy, options)[0]
-    layout = predicate.prepare(canonical) | module.prepare(canonical, step.options)
-    layout |= aggregate.prepare(canonical, module.positions(canonical, layout))
-    layout = plan_scratch(layout, strategy)
-    return canonical, layout, signature(layout, strategy, forest.input_dtype, str(forest.values.dtype))
+    plan = make_plan(canonical, strategy, options)
+    layouts = lay_out(canonical, plan)
+    signatures = tuple(
+        signature(layout, step.strategy, forest.input_dtype, str(forest.values.dtype))
+        for layout, step in zip(layouts, plan, strict=True)
+    )
+    return Prepared(canonical, plan, layouts, signatures)

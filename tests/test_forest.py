@@ -109,6 +109,11 @@ RULES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "half divisor": (small, {"divisor": 1.5}, "divisor must be a positive integer, found 1.5"),
     "band": (small, {"zero_band": -1.0}, "zero_band must be finite"),
     "infinite band": (small, {"zero_band": np.inf}, "zero_band must be finite"),
+    "band and rule": (
+        lambda: small(zero_band=0.5),
+        put("missing", 3, 1),
+        "tree 1, node 2: the missing rule 'zero' with a zero_band beyond 1e-35",
+    ),
     "names": (small, {"feature_names": ("a",)}, "1 feature names for 2 features"),
     "unknown category": (small, {"unknown_category": "drop"}, "unknown_category must be 'error' or 'nan'"),
     "cover": (small, {"cover": np.zeros(3)}, r"cover must have shape \(6,\)"),

@@ -21,12 +21,11 @@ from tvm.script.ir_builder import tirx as TB
 from woodpecker.build import kernel
 from woodpecker.manifest import ENTRIES
 from woodpecker.relay_ops.link import LINKS
-from woodpecker.relay_ops.plan import STRATEGIES
 from woodpecker.relay_ops.relax import build_module
 from woodpecker.schedules import cpu_link
 from woodpecker.targets import resolve, tvm_target
 
-from .gallery import FORESTS, NAMES, strategies
+from .gallery import ALONE, FORESTS, NAMES, strategies
 from .kernels import prepared
 
 COMPARISONS = ("prim.LT", "prim.LE", "prim.GT", "prim.GE", "prim.EQ", "prim.NE")
@@ -125,17 +124,18 @@ def assembly(function: Any, target: str) -> str:
     return built.mod.inspect_source("asm")
 
 
-SIGNATURES = [(name, strategy) for name in FORESTS for strategy in NAMES if (name, strategy) != ("chain", NAMES[2])]
+UNFIT = ("chain", "perfect_tree_traversal")
+SIGNATURES = [(name, strategy) for name in FORESTS for strategy in NAMES if (name, strategy) != UNFIT]
 
 
 @functools.cache
-def signature_of(name: str, strategy: str) -> Any:
-    return prepared(FORESTS[name](), strategy)[2]
+def signatures_of(name: str, strategy: str) -> Any:
+    return prepared(FORESTS[name](), strategy, **ALONE.get(strategy, {})).signatures
 
 
 def test_every_signature_is_linted():
     assert {(n, s) for n in FORESTS for s in strategies(FORESTS[n]())} == set(SIGNATURES)
-    flags = frozenset().union(*(signature_of(*which).flags for which in SIGNATURES))
+    flags = frozenset().union(*(signatures_of(*which)[0].flags for which in SIGNATURES))
     assert flags == {"sentinel", "zero_missing", "categories", "vector", "linear", "divide"}
 
 
@@ -143,7 +143,7 @@ def test_every_signature_is_linted():
 def test_tir_of_kernels(name):
     for _, strategy in (s for s in SIGNATURES if s[0] == name):
         for entry, parallel in (*((e, False) for e in ENTRIES), ("raw_f32", True)):
-            function = kernel(signature_of(name, strategy), "entry", entry, parallel)
+            function = kernel(signatures_of(name, strategy), "entry", entry, parallel)
             assert sum(1 for _ in nodes(function.body)) > 100
             assert lint(function) == [], f"{strategy} {entry}"
 
@@ -159,8 +159,8 @@ def test_tir_of_links(name):
 @pytest.mark.parametrize("name", ["float64", "narrow", "linear", "vector32", "truncate", "outputs", "zero_rule"])
 def test_tir_of_relax_modules(name):
     for strategy in strategies(FORESTS[name]()):
-        canonical, layout, _ = prepared(FORESTS[name](), strategy)
-        module = build_module(canonical, STRATEGIES[strategy], layout, "float64", None)
+        made = prepared(FORESTS[name](), strategy)
+        module = build_module(made.canonical, "float64", None, made.plan)
         functions = [f for _, f in module.functions_items() if isinstance(f, tirx.PrimFunc)]
         assert len(functions) == 3
         for function in functions:
@@ -169,13 +169,17 @@ def test_tir_of_relax_modules(name):
 
 SAMPLE = [("linear", s, "raw_f64") for s in NAMES]
 SAMPLE += [(n, "tree_traversal", "raw_f32") for n in ("float32", "narrow", "vector")]
-SAMPLE += [("truncate", "gemm", "apply_f64"), ("sentinel", "perfect_tree_traversal", "raw_f32")]
+SAMPLE += [
+    ("float64", "bitslice", "apply_f32"),
+    ("truncate", "gemm", "apply_f64"),
+    ("sentinel", "perfect_tree_traversal", "raw_f32"),
+]
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_assembly_of_kernels(target):
     for name, strategy, entry in SAMPLE:
-        text = assembly(kernel(signature_of(name, strategy), "entry", entry), target)
+        text = assembly(kernel(signatures_of(name, strategy), "entry", entry), target)
         assert "entry" in text and lint_assembly(text) == [], f"{name} {strategy} {entry}"
 
 
@@ -183,7 +187,7 @@ def test_assembly_of_kernels(target):
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("which", SIGNATURES, ids="-".join)
 def test_assembly_of_all_kernels(which, target):
-    functions = {e: kernel(signature_of(*which), e, e) for e in ENTRIES}
+    functions = {e: kernel(signatures_of(*which), e, e) for e in ENTRIES}
     assert lint_assembly(assembly(tvm.IRModule(functions), target)) == []
 
 

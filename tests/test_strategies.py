@@ -17,7 +17,7 @@ from woodpecker.predicates import canonicalise
 from woodpecker.relay_ops import gemm, perfect_tree_traversal
 from woodpecker.relay_ops.plan import STRATEGIES, make_plan
 
-from .gallery import FORESTS, NAMES, assert_agrees, chain, grown, leaf, rows, split, strategies
+from .gallery import FORESTS, NAMES, assert_agrees, chain, compiled, grown, leaf, rows, split, strategies
 from .support import assert_bits_equal
 
 
@@ -30,7 +30,7 @@ def test_every_feature_of_the_ir(name, strategy):
         with pytest.raises(StrategyError, match="depth 60"):
             wp.compile(forest, strategy=strategy)
         return
-    predictor = wp.compile(forest, strategy=strategy)
+    predictor = compiled(forest, strategy)
     assert_agrees(predictor, forest, rows(forest, 700, 1, "float64"), "float64")
     X = rows(forest, 700, 2, "float32")
     assert_bits_equal(predictor.predict_raw(X), reference.predict_raw(forest, X), "float32")
@@ -44,14 +44,14 @@ def test_infinite_terms_of_linear_leaves():
         want = reference.predict_raw(forest, X)
     assert np.isnan(want).any() and np.isinf(want).any()
     for strategy in NAMES:
-        np.testing.assert_array_equal(wp.compile(forest, strategy=strategy).predict_raw(X), want)
+        np.testing.assert_array_equal(compiled(forest, strategy).predict_raw(X), want)
 
 
 @pytest.mark.parametrize("strategy", NAMES)
 @pytest.mark.parametrize("name", ["float32", "vector", "truncate"])
 def test_any_number_of_rows(name, strategy):
     forest = FORESTS[name]()
-    predictor = wp.compile(forest, strategy=strategy)
+    predictor = compiled(forest, strategy)
     block = predictor._program.manifest["row_block"]
     X = rows(forest, 2 * block + 65, 3, "float32")
     raw, ids = reference.predict_raw(forest, X), reference.apply(forest, X)
@@ -68,7 +68,7 @@ def test_any_number_of_rows(name, strategy):
 @pytest.mark.parametrize("strategy", NAMES)
 def test_nothing_is_written_beyond_the_rows(strategy):
     forest = FORESTS["outputs"]()
-    predictor = wp.compile(forest, strategy=strategy)
+    predictor = compiled(forest, strategy)
     X = rows(forest, 70, 4, "float32")
     memory = np.full((72, forest.n_outputs), 7.5, np.float32)
     got = predictor.predict_raw(X, out=memory[1:71])
@@ -90,15 +90,29 @@ def test_nothing_is_written_beyond_the_rows(strategy):
         ("tree_traversal", {"unroll": 16, "interleave": 1}),
         ("tree_traversal", {"unroll": True, "interleave": 5}),
         ("perfect_tree_traversal", {"interleave": 1}),
+        ("bitslice", {"min_rows": 0}),
+        ("bitslice", {"min_rows": 512}),
         ("perfect_tree_traversal", {"interleave": 32}),
     ],
 )
 def test_options_change_no_bit(strategy, options):
     forest = FORESTS["float32"]()
     predictor = wp.compile(forest, strategy=strategy, **options)
-    assert predictor.inspect()["plan"][0]["options"].items() >= options.items()
-    X = rows(forest, 333, 5, "float32")
-    assert_agrees(predictor, forest, X)
+    assert predictor.inspect()["plan"][-1]["options"].items() >= options.items()
+    for n in (333, 1100):
+        assert_agrees(predictor, forest, rows(forest, n, 5, "float32"))
+
+
+def test_plans_of_two_steps_at_their_borders():
+    forest = FORESTS["truncate"]()
+    predictor = wp.compile(forest, strategy="bitslice", min_rows=100)
+    few, many = predictor.inspect()["plan"]
+    assert (few["min_rows"], many["min_rows"], many["strategy"]) == (0, 100, "bitslice")
+    X = rows(forest, 1700, 5)
+    raw, ids = reference.predict_raw(forest, X), reference.apply(forest, X)
+    for n in (1, 99, 100, 101, 511, 512, 513, 611, 612, 613, 1024, 1123, 1124, 1700):
+        assert_bits_equal(predictor.predict_raw(X[:n]), raw[:n], f"{n} rows")
+        np.testing.assert_array_equal(predictor.apply(X[:n]), ids[:n])
 
 
 def test_wrong_options():
@@ -141,7 +155,7 @@ def test_depth_rule():
 
 
 def test_auto_names_its_reasons():
-    step = wp.compile(grown(21, 4, 3, dtype=np.float32), strategy="auto").inspect()["plan"][0]
+    step = wp.compile(grown(21, 4, 3, dtype=np.float32), strategy="auto").inspect()["plan"][-1]
     assert set(step["considered"]) == set(STRATEGIES)
     costs = {name: cost for name, cost in step["considered"].items() if not isinstance(cost, str)}
     assert step["strategy"] == min(costs, key=costs.get)
@@ -179,7 +193,7 @@ def test_guards_refuse_before_they_allocate(make, strategy, reason):
     try:
         with pytest.raises(StrategyError, match=reason):
             make_plan(canonical, strategy, {})
-        plan = make_plan(canonical, "auto", {})[0]
+        plan = make_plan(canonical, "auto", {})[-1]
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -195,6 +195,8 @@ def _check_metadata(f: Forest) -> None:
         raise InvalidModelError(f"divisor must be a positive integer, found {f.divisor!r}")
     if not (np.isfinite(f.zero_band) and f.zero_band >= 0):
         raise InvalidModelError(f"zero_band must be finite and not negative, found {f.zero_band!r}")
+    if f.zero_band > ir.ZERO_BAND:
+        _fail(f, f.missing == ir.MISSING_ZERO, f"the missing rule 'zero' with a zero_band beyond {ir.ZERO_BAND:g}")
     if f.feature_names is not None and len(f.feature_names) != f.n_features:
         raise InvalidModelError(f"{len(f.feature_names)} feature names for {f.n_features} features")
     if f.unknown_category not in ("error", "nan"):
