@@ -1,0 +1,244 @@
+"""The suite: train, build, check, time; shape after shape, from wherever the last run stopped."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import machine
+from .cell import Running, Settings, check_routing, checked_rows, measure, medians, wanted_answers
+from .contestants import LIBRARY, WOODPECKER, Contestant, missing_module
+from .driver import Failed, Refused, worker
+from .shapes import Info, Shape, pool_rows
+from .state import State
+
+SCHEMA = 1
+
+Train = Callable[[Shape, int, Settings, Path], Info]
+Say = Callable[[str], None]
+
+
+def say(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    sys.stderr.flush()
+
+
+def train_in_worker(shape: Shape, n_rows: int, settings: Settings, output: Path) -> Info:
+    """`benchmarks.shapes.prepare` in a process of its own.
+
+    Raises:
+        Failed: the library is not installed, or training failed.
+    """
+    threads = settings.train_threads
+    arguments: dict[str, Any] = {"shape": dataclasses.asdict(shape), "cache": str(output / "models"), "n_rows": n_rows}
+    with worker(None, None, output, output / "logs" / f"{shape.name}-train.log", 0, threads) as one:
+        return Info.from_json(one.order("train", limit=3600.0, threads=threads, **arguments))
+
+
+def header(shapes: Sequence[Shape], names: Sequence[str], settings: Settings) -> dict[str, Any]:
+    """What results depend on; a run can be resumed only where all of it is the same."""
+    return {
+        "schema": SCHEMA,
+        "machine": machine.describe(),
+        "settings": dataclasses.asdict(settings),
+        "shapes": [dataclasses.asdict(shape) for shape in shapes],
+        "contestants": list(names),
+    }
+
+
+def run_suite(
+    shapes: Sequence[Shape],
+    contestants: Mapping[str, Contestant],
+    settings: Settings,
+    output: Path,
+    *,
+    train: Train = train_in_worker,
+    say: Say = say,
+) -> dict[str, Any]:
+    """Run what is not done yet, and return the results; docs/benchmarks.md has their schema.
+
+    Args:
+        shapes: The models.
+        contestants: Name, as `benchmarks.contestants.resolve` takes it, -> contestant. One is of kind LIBRARY.
+        settings: How much is measured.
+        output: The folder of models, artifacts, logs and the state.
+        train: Makes the model of a shape.
+        say: Told what is going on.
+
+    Raises:
+        StateMismatch: the folder holds another run.
+    """
+    state = State(output / "state.jsonl", header(shapes, list(contestants), settings))
+    for shape in shapes:
+        try:
+            _run_shape(shape, contestants, settings, output, state, train, say)
+        except (Refused, Failed) as problem:
+            say(f"{shape.name}: skipped: {problem}")
+            state.put("shape", shape.name, {"status": "skipped", "reason": str(problem)})
+    return collect(state, shapes, contestants, settings)
+
+
+def collect(
+    state: State, shapes: Sequence[Shape], contestants: Mapping[str, Contestant], settings: Settings
+) -> dict[str, Any]:
+    """The results so far, as JSON values."""
+    about = dict(state.get("header") or {})
+    about["woodpecker_changed_meanwhile"] = about["machine"]["woodpecker_sources"] != machine.source_digest()
+    about["shapes"] = []
+    complete = True
+    for shape in shapes:
+        cells = {str(batch): state.get("cell", shape.name, batch) for batch in settings.batches}
+        complete = complete and all(cell is not None for cell in cells.values())
+        about["shapes"].append(
+            {
+                **dataclasses.asdict(shape),
+                **(state.get("shape", shape.name) or {"status": "unfinished"}),
+                "builds": {name: state.get("build", shape.name, name) for name in contestants},
+                "cells": {batch: cell for batch, cell in cells.items() if cell is not None},
+            }
+        )
+    about["complete"] = complete
+    return about
+
+
+def failures(results: Mapping[str, Any]) -> list[str]:
+    """Where woodpecker, or the library itself, differed from the library or broke. A sound run has none."""
+    found = []
+    for shape in results["shapes"]:
+        for name, build in shape["builds"].items():
+            if build and build["kind"] == WOODPECKER and build["status"] in ("wrong", "failed"):
+                found.append(f"{shape['name']}: {name}: {build['reason']}")
+        for batch, cell in shape["cells"].items():
+            for name, one in cell["contestants"].items():
+                if one["kind"] in (WOODPECKER, LIBRARY) and one["status"] in ("wrong", "failed"):
+                    found.append(f"{shape['name']}, batch {batch}: {name}: {one['reason']}")
+    return found
+
+
+def _run_shape(
+    shape: Shape,
+    contestants: Mapping[str, Contestant],
+    settings: Settings,
+    output: Path,
+    state: State,
+    train: Train,
+    say: Say,
+) -> None:
+    if all(state.get("cell", shape.name, batch) is not None for batch in settings.batches):
+        say(f"{shape.name}: done before")
+        return
+    say(f"{shape.name}: {shape.title}")
+    rows = max(checked_rows(batch) for batch in settings.batches)
+    info = train(shape, pool_rows(shape, rows), settings, output)
+    _build_all(info, contestants, settings, output, state, say)
+    folder = output / "answers"
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        running = _start(info, contestants, settings, output, state, say, stack)
+        library = next((one for one in running if one.contestant.kind == LIBRARY), None)
+        if library is None:
+            raise Failed("the library itself did not load its model")
+        ours = [one for one in running if one.contestant.kind == WOODPECKER]
+        wrong, compared = check_routing(ours, library, info, settings, folder)
+        for name, reason in wrong.items():
+            say(f"  {name}: WRONG: {reason}")
+            build = state.get("build", shape.name, name) or {}
+            state.put("build", shape.name, name, {**build, "status": "wrong", "reason": reason})
+        running = [one for one in running if one.name not in wrong]
+        state.put("shape", shape.name, {"status": "ok", "reason": None, "rows_compared": compared})
+        wanted = wanted_answers(library, running, info, rows, folder)
+        previous: dict[str, float] = {}
+        for batch in settings.batches:
+            cell = state.get("cell", shape.name, batch)
+            if cell is None:
+                say(f"  batch {batch:,}")
+                cell = measure(running, wanted, info, batch, settings, folder, previous)
+                state.put("cell", shape.name, batch, cell)
+            previous |= medians(cell)
+
+
+def _build_all(
+    info: Info, contestants: Mapping[str, Contestant], settings: Settings, output: Path, state: State, say: Say
+) -> None:
+    """Compile the model for every contestant that has not got it, and record how that went."""
+
+    def build(name: str) -> dict[str, Any]:
+        done = state.get("build", info.shape.name, name)
+        if done is not None and (done["status"] != "ok" or _places(output, info.shape, name)[0].exists()):
+            return done
+        record = _build(name, contestants[name], info, settings, output)
+        note = f"{record['seconds']:.2f} s" if "seconds" in record else record["reason"] or "nothing to build"
+        say(f"  {name}: {record['status']}: {note}")
+        return record
+
+    with concurrent.futures.ThreadPoolExecutor(settings.build_jobs) as jobs:
+        for name, record in zip(contestants, jobs.map(build, contestants), strict=True):
+            state.put("build", info.shape.name, name, record)
+
+
+def _start(
+    info: Info,
+    contestants: Mapping[str, Contestant],
+    settings: Settings,
+    output: Path,
+    state: State,
+    say: Say,
+    stack: contextlib.ExitStack,
+) -> list[Running]:
+    """Every contestant that was built, loaded in a process that lives as long as ``stack``."""
+    started, running = [], []
+    for name in contestants:
+        record = state.get("build", info.shape.name, name)
+        if record is not None and record["status"] == "ok":
+            places = _places(output, info.shape, name)
+            started.append((name, record, stack.enter_context(worker(name, info, *places, _memory(settings)))))
+    for name, old, one in started:
+        record = dict(old)
+        try:
+            record["load_seconds"] = one.order("load", limit=settings.build_seconds)["seconds"]
+            running.append(Running(name, contestants[name], one))
+        except (Refused, Failed) as problem:
+            record |= {"status": "refused" if isinstance(problem, Refused) else "failed", "reason": str(problem)}
+            say(f"  {name}: {record['status']}: {problem}")
+        state.put("build", info.shape.name, name, record)
+    return running
+
+
+def _build(name: str, contestant: Contestant, info: Info, settings: Settings, output: Path) -> dict[str, Any]:
+    """Compile the model for one contestant in a fresh process."""
+    folder, log = _places(output, info.shape, name)
+    record: dict[str, Any] = {"kind": contestant.kind, "status": "ok", "reason": None}
+    absent = missing_module(contestant)
+    reason = f"package {absent} is not installed" if absent else contestant.refuses(info)
+    if reason:
+        record |= {"status": "unavailable" if absent else "refused", "reason": reason}
+    elif contestant.build is None:
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        with worker(name, info, folder, log, _memory(settings)) as one:
+            try:
+                reply = one.order("build", limit=settings.build_seconds, watch_memory=True)
+                record |= {"seconds": reply["seconds"], "rss_before": reply["rss_before"]}
+                record["peak_bytes"] = max(reply["peak_bytes"], one.peak_bytes)
+                record["artifact_bytes"] = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+            except Refused as problem:
+                record |= {"status": "refused", "reason": str(problem)}
+            except Failed as problem:
+                record |= {"status": "failed", "reason": str(problem), "peak_bytes": one.peak_bytes}
+    return record
+
+
+def _places(output: Path, shape: Shape, name: str) -> tuple[Path, Path]:
+    """(folder of artifacts, log) of a contestant for a shape."""
+    plain = name.replace(":", "-").replace("/", "-")
+    return output / "artifacts" / shape.name / plain, output / "logs" / f"{shape.name}-{plain}.log"
+
+
+def _memory(settings: Settings) -> int:
+    return int(settings.memory_gb * 2**30)
