@@ -6,15 +6,16 @@ import ctypes
 import mmap
 import os
 import struct
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tvm_ffi
 
-from ..errors import ArtifactError
+from ..errors import ArtifactError, InputError
 from . import format as fmt
-from . import machine
+from . import machine, threads
 from .predictor import Entry, Predictor, Program, make_predictor
 
 
@@ -55,6 +56,20 @@ def _mapped_bytes(data: mmap.mmap) -> int:
     return int(end)
 
 
+def _open(name: str, symbol: str) -> Any:
+    """The library with this symbol. The dynamic linker knows loaded libraries by their path: where the file replaced
+    one that is in use, the old one comes back, and only another path leads to the new one."""
+    # tvm_ffi takes a name without a slash for a library to be searched for.
+    path = Path(name).absolute()
+    module = tvm_ffi.load_module(str(path))
+    if module.implements_function(symbol):
+        return module
+    with tempfile.TemporaryDirectory(prefix="woodpecker-") as folder:
+        alias = Path(folder) / path.name
+        alias.symlink_to(path)
+        return tvm_ffi.load_module(str(alias))
+
+
 def load(
     path: str | os.PathLike[str], *, device: str | None = None, num_threads: int | None = None, verify: bool = False
 ) -> Predictor:
@@ -72,18 +87,18 @@ def load(
         InputError: ``num_threads`` or ``device`` is wrong.
         OSError: the file can't be read.
     """
+    threads.resolve(num_threads)
     if device not in (None, "cpu"):
-        raise ArtifactError(f"device must be None or 'cpu', found {device!r}: this version runs artifacts on CPUs")
+        raise InputError(f"device must be None or 'cpu', found {device!r}: this version runs artifacts on CPUs")
     name = os.fspath(path)
     header = read_header(name, verify=verify)
     manifest = header.manifest
     machine.check(manifest["target"], name)
+    prefix = manifest["prefix"]
     try:
-        # tvm_ffi takes a name without a slash for a library to be searched for.
-        module = tvm_ffi.load_module(str(Path(name).absolute()))
+        module = _open(name, f"{prefix}_model")
     except (RuntimeError, OSError, ValueError) as error:
         raise ArtifactError(f"{name} can't be loaded: {error}") from error
-    prefix = manifest["prefix"]
     entries: dict[str, Entry] = {}
 
     def entry(short: str) -> Entry:
