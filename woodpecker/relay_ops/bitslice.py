@@ -7,9 +7,10 @@
 
 Equal predicates are shared between nodes and trees: a 500-tree model of 98,358 splits over 28 features has 7,104. A
 tree's circuit is a run of multiplexers in a table, four 16-bit row numbers each (select, left, right, result), so
-the code does not depend on the trees. Leaves are numbered from right to left: wherever a bit is 1 in the whole left
-subtree and 0 in the whole right one, it is the node's mask itself and costs nothing; a perfect tree of depth 8 needs
-247 multiplexers for 255 nodes and 8 bits.
+the code does not depend on the trees. Leaf numbers are free, so they are chosen to make bits constant in subtrees: a
+node that owns a range of numbers cuts it where the cut has the most trailing zeros (see `_leaf_numbers`). A bit that
+is 1 in the whole left subtree and 0 in the whole right one is the node's mask itself and costs nothing; a perfect tree
+of depth 8 needs 247 multiplexers for 255 nodes and 8 bits.
 
 Temporary rows: a multiplexer reads bits of its node's children, one level deeper, and nothing deeper than that; so two
 areas that levels use in turn are enough, and within a level all operations are independent.
@@ -78,19 +79,41 @@ class _Circuit:
     leaf_number: np.ndarray
 
 
-def _leaf_numbers(canonical: Canonical, levels: list[np.ndarray]) -> np.ndarray:
-    """(N,) the leaf's number from right to left, -1 at inner nodes."""
+def _leaf_numbers(canonical: Canonical, levels: list[np.ndarray], bits: int) -> np.ndarray:
+    """(N,) the leaf's number, below 2**bits; -1 at inner nodes.
+
+    From the root, which owns [0, 2**bits), every node cuts its range in two, anywhere that leaves each child at least
+    as many numbers as it has leaves. The roundest cut is taken: below a cut that is a multiple of 2**k, k bits start
+    afresh in both children. The left child gets the upper part, unless the other way round allows a rounder cut.
+    """
     forest = canonical.forest
     base = forest.tree_offset[:-1][tree_of_node(forest)]
     left, right = base + forest.left, base + forest.right
     count = (forest.kind == LEAF).astype(np.int64)
-    first = np.zeros(forest.n_nodes, np.int64)
     for level in reversed(levels):
         count[level] = count[left[level]] + count[right[level]]
+    first = np.zeros(forest.n_nodes, np.int64)
+    end = np.full(forest.n_nodes, 2**bits, np.int64)
     for level in levels:
-        first[right[level]] = first[level]
-        first[left[level]] = first[level] + count[right[level]]
+        l, r = left[level], right[level]
+        cut, zeros = _roundest(first[level] + count[r], end[level] - count[l], bits)
+        other_cut, other_zeros = _roundest(first[level] + count[l], end[level] - count[r], bits)
+        swap = other_zeros > zeros
+        cut = np.where(swap, other_cut, cut)
+        lower, upper = np.where(swap, l, r), np.where(swap, r, l)
+        first[lower], end[lower] = first[level], cut
+        first[upper], end[upper] = cut, end[level]
     return np.where(forest.kind == LEAF, first, -1)
+
+
+def _roundest(low: np.ndarray, high: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """The number of [low, high] with the most trailing zeros, and how many it has."""
+    best, zeros = high.copy(), np.zeros(len(high), np.int64)
+    for k in range(1, bits + 1):
+        rounded = high >> k << k
+        fits = rounded >= low
+        best, zeros = np.where(fits, rounded, best), np.where(fits, k, zeros)
+    return best, zeros
 
 
 def _predicates(canonical: Canonical) -> np.ndarray:
@@ -109,10 +132,10 @@ def _circuit(canonical: Canonical) -> _Circuit:
     base = forest.tree_offset[:-1][tree]
     depth = node_depth(forest)
     levels = [np.flatnonzero((depth == d) & (forest.kind != LEAF)) for d in range(canonical.max_depth)]
-    number = _leaf_numbers(canonical, levels)
     bits = max(1, int(tree_leaves(forest).max(initial=1) - 1).bit_length())
+    number = _leaf_numbers(canonical, levels, bits)
     # Temporaries are numbered from 0 here and moved behind the bits once their count is known.
-    temporary, predicate_row = 2**20, 2**21
+    temporary, predicate_row, output = 2**20, 2**21, 2**22
     predicate = _predicates(canonical) + predicate_row
     value = np.zeros((forest.n_nodes, bits), np.int64)
     leaf = number >= 0
@@ -128,7 +151,7 @@ def _circuit(canonical: Canonical) -> _Circuit:
         at, bit = np.nonzero(needed)
         owner = tree[nodes[at]]
         within = np.arange(len(at)) - np.searchsorted(owner, owner)
-        here[at, bit] = temporary + 2 * within + d % 2
+        here[at, bit] = output + bit if d == 0 else temporary + 2 * within + d % 2
         widest = max(widest, int(within.max(initial=-1)) + 1)
         value[nodes] = here
         owners.append(owner)
@@ -137,20 +160,20 @@ def _circuit(canonical: Canonical) -> _Circuit:
         rights.append(right[at, bit])
         results.append(here[at, bit])
     roots = forest.tree_offset[:-1]
-    copies = np.repeat(np.arange(forest.n_trees), bits)
-    outputs = np.tile(np.arange(bits), forest.n_trees)
-    root = value[roots].reshape(-1)
-    owners.append(copies)
+    # A bit of the root that no multiplexer made is copied: a constant, or a mask itself.
+    at, bit = np.nonzero(value[roots] < output)
+    root = value[roots][at, bit]
+    owners.append(at)
     selects.append(np.full(len(root), ONES))
     lefts.append(root)
     rights.append(root)
-    results.append(2**22 + outputs)
+    results.append(output + bit)
     owner = np.concatenate(owners)
     order = np.argsort(owner, kind="stable")
 
     def rows(parts: list[np.ndarray]) -> np.ndarray:
         row = np.concatenate(parts)[order]
-        row = np.where(row >= 2**22, row - 2**22 + FIRST, row)
+        row = np.where(row >= output, row - output + FIRST, row)
         row = np.where(row >= predicate_row, row - predicate_row + FIRST + bits + 2 * widest, row)
         return np.where(row >= temporary, row - temporary + FIRST + bits, row).astype(np.uint64)
 
@@ -194,7 +217,7 @@ def positions(canonical: Canonical, layout: Layout) -> np.ndarray:
     forest, bits = canonical.forest, layout.constants["bits"]
     depth = node_depth(forest)
     levels = [np.flatnonzero((depth == d) & (forest.kind != LEAF)) for d in range(canonical.max_depth)]
-    number = _leaf_numbers(canonical, levels)
+    number = _leaf_numbers(canonical, levels, bits)
     out = np.full(forest.n_trees << bits, -1, np.int64)
     leaves = np.flatnonzero(forest.kind == LEAF)
     out[(tree_of_node(forest)[leaves] << bits) + number[leaves]] = leaves
