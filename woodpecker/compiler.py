@@ -72,7 +72,7 @@ def compile(
 
     canonical = canonicalise(forest)
     plan = make_plan(canonical, strategy, strategy_options)
-    layouts = lay_out(canonical, plan)
+    layouts = lay_out(canonical, plan, where.features)
     signed = tuple(
         signature(layout, step.strategy, forest.input_dtype, str(forest.values.dtype))
         for layout, step in zip(layouts, plan, strict=True)

@@ -23,7 +23,7 @@ that the TE graphs are made of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import tvm
@@ -33,26 +33,36 @@ from tvm.script.ir_builder import tirx as TB
 
 from ..layout import Layout, Signature
 from ..predicates import Canonical
-from ..relay_ops import aggregate, predicate
+from ..relay_ops import aggregate, bitslice, predicate
 from ..relay_ops.plan import STRATEGIES as PREPARED_BY
 from ..relay_ops.plan import Step
 from ..relay_ops.predicate import Expr
 from ..runtime.format import round_up
+from . import cpu_bitslice
+from .cpu_bitslice import BYTE_PLANES
 from .cpu_strategies import LANES, PROLOGUES, SCRATCH, STRATEGIES
-from .tir import Frame, arguments, const, new_frame, read_only_views, register, rows_of, scratch_view
+from .tir import ITEMSIZE, Frame, arguments, const, new_frame, read_only_views, register, rows_of, scratch_view
 
 V_BYTES = 128 * 1024
 """Column values of a row block should stay in the second-level cache beside a tree's tables."""
 
 
-def lay_out(canonical: Canonical, plan: Sequence[Step]) -> tuple[Layout, ...]:
-    """All numbers of every step of a plan: tables, row blocks, and the places of everything in scratch."""
+def lay_out(canonical: Canonical, plan: Sequence[Step], features: Collection[str]) -> tuple[Layout, ...]:
+    """All numbers of every step of a plan: tables, row blocks, and the places of everything in scratch.
+
+    Args:
+        canonical: The forest.
+        plan: Its plan.
+        features: CPU features of the target, by LLVM's names; some decide on a leaf stage.
+    """
     shared = predicate.prepare(canonical)
     layouts = []
     for step in plan:
         module = PREPARED_BY[step.strategy]
         layout = shared | module.prepare(canonical, step.options)
         layout |= aggregate.prepare(canonical, module.positions(canonical, layout))
+        if step.strategy == bitslice.NAME:
+            layout |= cpu_bitslice.leaf_stage(layout, features)
         layouts.append(layout | _places(layout, step))
     scratch = {"scratch_bytes": max(layout.scalars["scratch_bytes"] for layout in layouts)}
     return tuple(layout | Layout(scratch, {}, {}, frozenset()) for layout in layouts)
@@ -199,11 +209,16 @@ def _raw_scores(frame: Frame, sums: Any, first: Expr, row: Callable[[Expr], Expr
     """out[row, k] = raw score."""
     tables, flags = frame.tables, frame.signature.flags
     n_outputs = frame.scalar("n_outputs")
+
+    def place(r: Expr, k: Expr) -> Expr:
+        """Sums of neighbouring rows are neighbours, unless a leaf adds to all outputs at once."""
+        return r * n_outputs + k if "vector" in flags else frame.place(k, r)
+
     with TB.serial(0, groups * const(frame.lanes)) as r, TB.serial(0, n_outputs) as k:
-        TB.buffer_store(sums, tables["base_score"][k], [r * n_outputs + k])
+        TB.buffer_store(sums, tables["base_score"][k], [place(r, k)])
 
     def add(r: Expr, k: Expr, value: Expr) -> None:
-        at = r * n_outputs + k
+        at = place(r, k)
         TB.buffer_store(sums, sums[at] + value, [at])
 
     def vector(t: Expr, r: Expr, position: Expr) -> None:
@@ -218,10 +233,16 @@ def _raw_scores(frame: Frame, sums: Any, first: Expr, row: Callable[[Expr], Expr
         add(r, tables["tree_output"][t], tables["value"][position])
 
     sink = vector if "vector" in flags else linear if "linear" in flags else scalar
-    with TB.serial(0, frame.scalar("n_trees")) as t, TB.serial(0, groups) as group:
-        STRATEGIES[frame.signature.strategy](frame, t, group, sink)
+    with TB.serial(0, frame.scalar("n_trees")) as t:
+        if BYTE_PLANES in flags:
+            cpu_bitslice.add_by_byte_planes(frame, t, sums)
+        else:
+            with TB.serial(0, groups) as group:
+                STRATEGIES[frame.signature.strategy](frame, t, group, sink)
     with TB.serial(0, count) as r, TB.serial(0, n_outputs) as k:
-        total = sums[r * n_outputs + k]
+        total = sums[
+            place(cpu_bitslice.shuffled(r, ITEMSIZE[frame.signature.acc_dtype]) if BYTE_PLANES in flags else r, k)
+        ]
         value = total / tables["divisor"][0] if "divide" in flags else total
         TB.buffer_store(frame.arguments.out, value, [first + tirx.Cast("int64", r), tirx.Cast("int64", k)])
 

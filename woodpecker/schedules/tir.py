@@ -75,6 +75,15 @@ def register(value: Expr) -> Expr:
     return buffer[0]
 
 
+def vector_register(value: Expr) -> Expr:
+    """`register` for a vector."""
+    dtype, lanes = str(value.ty.dtype).rsplit("x", 1)
+    buffer = TB.alloc_buffer((int(lanes),), dtype, scope="global")
+    every = tirx.Ramp(const(0), const(1), int(lanes))
+    TB.buffer_store(buffer, value, [every])
+    return buffer[every]
+
+
 def arguments(x_dtype: str, out_dtype: str, parallel: bool) -> Arguments:
     """Declare the arguments of the calling convention.
 
