@@ -57,7 +57,7 @@ def cost(canonical: Canonical, rows: int) -> float:
     unbalance = np.maximum(canonical.depth - np.log2(np.maximum(leaves, 1)), 0)
     operations = float((leaves * (1 + 0.14 * unbalance)).sum())
     numeric = int(canonical.columns.bound_offset[canonical.columns.n_numeric])
-    masks = numeric * 2.5 + (canonical.n_predicates - numeric) * 700.0
+    masks = numeric * 10.0 + (canonical.n_predicates - numeric) * 700.0
     block = operations * 0.35 + masks + canonical.forest.n_trees * 30.0
     return block / min(max(rows, 1), ROWS)
 
