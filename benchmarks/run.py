@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +177,12 @@ def _build_all(
         say(f"  {name}: {record['status']}: {note}")
         return record
 
-    with concurrent.futures.ThreadPoolExecutor(settings.build_jobs) as jobs:
-        for name, record in zip(contestants, jobs.map(build, contestants), strict=True):
+    with contextlib.ExitStack() as stack:
+        built: Iterable[dict[str, Any]] = map(build, contestants)
+        if settings.build_jobs > 1:
+            jobs = stack.enter_context(concurrent.futures.ThreadPoolExecutor(settings.build_jobs))
+            built = jobs.map(build, contestants)
+        for name, record in zip(contestants, built, strict=True):
             state.put("build", info.shape.name, name, record)
 
 

@@ -31,11 +31,11 @@ class State:
         whole = _read(path)
         for record in whole:
             self._records[record.pop("key")] = record
-        old = self._records.get("header")
+        old, new = self._records.get("header"), json.loads(json.dumps(dict(header)))
         if old is None:
-            self.put("header", header)
-        elif old != json.loads(json.dumps(dict(header))):
-            changed = sorted(k for k in {*old, *header} if old.get(k) != header.get(k))
+            self.put("header", new)
+        elif old != new:
+            changed = _differences(old, new)
             raise StateMismatch(
                 f"{path} was begun with another {', '.join(changed)}; --fresh starts anew, --output DIR elsewhere"
             )
@@ -52,6 +52,18 @@ class State:
             file.write(json.dumps({"key": name, **self._records[name]}) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The keys that differ, those of inner objects as "outer.inner"."""
+    found = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += [f"{key}.{inner}" for inner in _differences(a, b)]
+        elif a != b:
+            found.append(key)
+    return found
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
