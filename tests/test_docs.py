@@ -17,7 +17,7 @@ import pytest
 import woodpecker as wp
 from woodpecker.errors import WoodpeckerError
 from woodpecker.manifest import ENTRIES
-from woodpecker.relay_ops import gemm, link, perfect_tree_traversal
+from woodpecker.relay_ops import bitslice, gemm, link, perfect_tree_traversal
 from woodpecker.relay_ops.plan import STRATEGIES
 from woodpecker.runtime import format as fmt
 from woodpecker.runtime import threads
@@ -135,6 +135,7 @@ def test_strategies_lists_every_option_and_limit():
     assert limits in text
     tree = perfect_tree_traversal
     assert f"deeper than {tree.MAX_DEPTH}; padded trees of more than {tree.MAX_BYTES >> 20} MiB" in text
+    assert f"more than {2**bitslice.MAX_BITS:,} leaves; more than {bitslice.MAX_ROWS // 2:,} distinct tests" in text
 
 
 def test_exactness_lists_every_link():
