@@ -47,7 +47,7 @@ V_BYTES = 128 * 1024
 """Column values of a row block should stay in the second-level cache beside a tree's tables."""
 
 
-def lay_out(canonical: Canonical, plan: Sequence[Step], features: Collection[str]) -> tuple[Layout, ...]:
+def lay_out(canonical: Canonical, plan: Sequence[Step], features: Collection[str] = ()) -> tuple[Layout, ...]:
     """All numbers of every step of a plan: tables, row blocks, and the places of everything in scratch.
 
     Args:
