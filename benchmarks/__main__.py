@@ -8,6 +8,7 @@ import datetime
 import json
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--rounds", type=int, help="interleaved rounds (9)")
     run.add_argument("--build-seconds", type=float, help="limit for compiling one model (300)")
     run.add_argument("--memory-gb", type=float, help="limit of each worker's address space (12); 0: none")
+    run.add_argument("--clock", choices=("wall", "cpu"), help="cpu: CPU time instead, for a busy machine")
     run.add_argument("--date", action="store_true", help="write today's date into the results")
     run.add_argument("--list", action="store_true", help="list models and contestants, and stop")
     report = commands.add_parser("report", help="draw the tables of results")
@@ -81,6 +83,8 @@ def _run(given: argparse.Namespace, shapes: list[Shape], contestants: dict[str, 
     if given.fresh:
         (output / "state.jsonl").unlink(missing_ok=True)
         shutil.rmtree(output / "artifacts", ignore_errors=True)
+    # Ended by a signal, it ends its workers first, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         results = run_suite(shapes, contestants, _settings(given), output)
     except StateMismatch as problem:
@@ -111,6 +115,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         "rounds": given.rounds,
         "build_seconds": given.build_seconds,
         "memory_gb": given.memory_gb,
+        "clock": given.clock,
     }
     return dataclasses.replace(
         QUICK_SETTINGS if given.quick else Settings(), **{k: v for k, v in asked.items() if v is not None}

@@ -35,6 +35,7 @@ class Settings:
         memory_gb: Limit of each worker's address space; 0: none.
         threshold_rows: Rows at the model's own thresholds, on which woodpecker is checked as well.
         train_threads: Threads that train the models.
+        clock: What calls are timed by: "wall", or "cpu", CPU time, for a machine that others use meanwhile.
         build_jobs: Models that are compiled at once; their times count only where it is 1.
     """
 
@@ -47,6 +48,7 @@ class Settings:
     memory_gb: float = 12.0
     threshold_rows: int = 4096
     train_threads: int = 2
+    clock: str = "wall"
     build_jobs: int = 1
 
 
@@ -200,6 +202,7 @@ def _take_turns(
                 "seconds": turn,
                 "first": r * 101,
                 "expected_ns": call_ns[one.name],
+                "clock": settings.clock,
             }
             try:
                 reply = one.worker.order("time", limit=ANSWER_SECONDS, **arguments)

@@ -217,7 +217,8 @@ def _hummingbird_load(info: Info, model: Any, folder: Path) -> Predict:
     torch.set_num_threads(1)
     example = np.zeros((2, info.shape.features), np.float32)
     converted = convert(model, "torch.jit", example, extra_config={"n_threads": 1})
-    if info.shape.task == "regression":
+    if not hasattr(converted, "predict_proba"):
+        # So it is for values, and for a binary LightGBM Booster, of which it returns the probability.
         return converted.predict
     if info.shape.task == "binary":
         return lambda X: converted.predict_proba(X)[:, 1]

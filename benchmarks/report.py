@@ -85,6 +85,8 @@ def _about(results: Mapping[str, Any]) -> list[str]:
         "interquartile range. Ratios are medians of the ratio within each round; above 1 is faster. ~ marks answers "
         "that are not the library's bits.",
     ]
+    if results["settings"]["clock"] == "cpu":
+        lines += ["", "Times are CPU time, not time on the wall: the machine was in use by others."]
     loads = [cell["load_average"] for shape in results["shapes"] for cell in shape["cells"].values()]
     if loads and max(loads) > about["cpus"]:
         lines += ["", f"**Noisy: the load average reached {max(loads):.1f} on {about['cpus']} CPUs.**"]

@@ -368,6 +368,15 @@ def test_calls_get_rows_of_their_own() -> None:
     assert min(timed["ns"]) >= 1e6 and timed["wall_ns"] >= sum(timed["ns"])
 
 
+def test_cpu_time_leaves_out_what_others_take() -> None:
+    pool = Pool(np.zeros((10, 2), np.float32), None)  # type: ignore[arg-type]
+    arguments = {"batch": 1, "seconds": 2.0, "first": 0, "expected_ns": 4e8}
+    wall = time_calls(lambda X: time.sleep(0.005), pool, **arguments)
+    cpu = time_calls(lambda X: time.sleep(0.005), pool, **arguments, clock="cpu")
+    assert min(wall["ns"]) >= 5e6 and np.median(cpu["ns"]) < 2.5e6
+    assert cpu["wall_ns"] >= 2.5e7
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 def test_rows_are_seeded_and_new(shape: Shape) -> None:
     X, again, others = make_rows(shape, 300, 1), make_rows(shape, 300, 1), make_rows(shape, 300, 2)
