@@ -29,7 +29,7 @@ def goes_right(canonical: Canonical, X: np.ndarray, node: int) -> np.ndarray:
         missing |= np.abs(x.astype(np.float64)) <= ZERO_BAND
     bounds = columns.bound64 if v.dtype == np.float64 else columns.bound32
     if c < columns.n_numeric:
-        x = np.where(missing, -np.inf if columns.missing_left[c] else np.nan, x)
+        x = np.where(missing, columns.fill[c], x)
         return ~(x <= bounds[canonical.node_bound[node]])
     own = bounds[columns.bound_offset[c] : columns.bound_offset[c + 1]]
     rank = np.where(missing, len(own) + 1, (own[:, None] < x).sum(0))
@@ -128,7 +128,17 @@ def test_columns_differ_by_missing_rule_and_direction():
     columns = canonicalise(from_nested(trees, 2)).columns
     assert columns.feature.tolist() == [1] * 5 and columns.n_numeric == 4
     assert columns.zero_missing.tolist() == [False, False, True, True, False]
-    assert columns.missing_left.tolist() == [False, True, False, True, False]
+    np.testing.assert_array_equal(columns.fill[:4], np.float32([np.nan, -np.inf, np.nan, -np.inf]))
+
+
+def test_missing_values_that_go_where_zero_goes_are_read_as_zero():
+    trees = [
+        split(0, t, leaf(1.0), leaf(2.0), op="<=", missing="left" if t >= 0 else "right") for t in (-1.0, 0.0, 2.0)
+    ]
+    columns = canonicalise(from_nested(trees, 1)).columns
+    assert columns.fill.tolist() == [0.0]
+    trees.append(split(0, 3.0, leaf(1.0), leaf(2.0), op="<=", missing="right"))
+    np.testing.assert_array_equal(canonicalise(from_nested(trees, 1)).columns.fill, np.float32([np.nan, -np.inf]))
 
 
 @pytest.mark.parametrize("rule", ["truncate", "truncate_nonnegative", "exact"])

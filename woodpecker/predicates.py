@@ -1,8 +1,9 @@
 """Canonical form: every split of every source library as one of two exact tests.
 
 For float32 or float64 rows alike, a numeric split becomes ``goes right iff not (v <= bound)`` on a *column*: a
-(feature, missing rule, missing direction) whose missing values were replaced, by -inf where they go left and by NaN
-where they go right, so the test needs no case for them. ``rank(v) = #{bound < v}`` over the sorted distinct bounds of
+(feature, missing rule, fill) whose missing values were replaced, so that the test needs no case for them: by 0.0 where
+every split of the feature sends them where it sends 0.0 (LightGBM's missing type "none"), else by -inf where they go
+left and by NaN where they go right. ``rank(v) = #{bound < v}`` over the sorted distinct bounds of
 a column turns the same test into ``rank > k``.
 
 A categorical column is ranked the same way: a category is an interval of values (all that truncate to it), so its
@@ -31,7 +32,8 @@ class Columns:
     Args:
         feature: (C,) int32.
         zero_missing: (C,) bool: |x| <= ZERO_BAND is missing too.
-        missing_left: (C,) bool: where missing values go; False for categorical columns, whose bitsets say it.
+        fill: (C,) float32: what a missing value is replaced by: 0.0, -inf or NaN; unused for categorical columns,
+            whose bitsets say where it goes.
         n_numeric: How many columns are numeric.
         bound_offset: (C + 1,) int64 into the bounds.
         bound64, bound32: Ascending bounds of each column, for float64 and for float32 rows.
@@ -39,7 +41,7 @@ class Columns:
 
     feature: np.ndarray
     zero_missing: np.ndarray
-    missing_left: np.ndarray
+    fill: np.ndarray
     n_numeric: int
     bound_offset: np.ndarray
     bound64: np.ndarray
@@ -102,22 +104,23 @@ def canonicalise(forest: Forest) -> Canonical:
     numeric = inner & ~categorical
     zero = forest.missing == MISSING_ZERO
 
-    # (categorical, feature, zero rule, missing left) as one number: its order is that of the columns.
-    key = (categorical * forest.n_features + forest.feature.astype(np.int64)) * 4
-    key += zero * 2 + (forest.default_left & numeric)
+    nodes = np.flatnonzero(numeric)
+    with np.errstate(over="ignore"):  # below the smallest float64 lies -inf
+        bound = np.where(forest.kind == LT, np.nextafter(forest.threshold, -np.inf), forest.threshold)[nodes]
+    bound = _fold_zero_band(bound, forest.zero_band) + 0.0  # -0.0 and 0.0 are one bound
+
+    # (categorical, feature, zero rule, fill) as one number: its order is that of the columns.
+    key = (categorical * forest.n_features + forest.feature.astype(np.int64)) * 8 + zero * 4
+    key[nodes] += _fills(key[nodes], forest.default_left[nodes], bound)
     keys, inverse = np.unique(key[inner], return_inverse=True)
     node_column = np.full(forest.n_nodes, -1, np.int32)
     node_column[inner] = inverse.reshape(-1)
-    n_numeric = int((keys < 4 * forest.n_features).sum())
-    feature = (keys >> 2) % max(forest.n_features, 1)
+    n_numeric = int((keys < 8 * forest.n_features).sum())
+    feature = (keys >> 3) % max(forest.n_features, 1)
 
     bounds: list[np.ndarray] = []
     node_bound = np.full(forest.n_nodes, -1, np.int64)
     if n_numeric:
-        with np.errstate(over="ignore"):  # below the smallest float64 lies -inf
-            bound = np.where(forest.kind == LT, np.nextafter(forest.threshold, -np.inf), forest.threshold)
-        nodes = np.flatnonzero(numeric)
-        bound = _fold_zero_band(bound[nodes], forest.zero_band) + 0.0  # -0.0 and 0.0 are one bound
         order = np.lexsort((bound, node_column[nodes]))
         column, bound = node_column[nodes][order], bound[order]
         first = np.ones(len(nodes), bool)
@@ -143,8 +146,8 @@ def canonicalise(forest: Forest) -> Canonical:
     bound64 = np.concatenate([*bounds, np.zeros(0)])
     columns = Columns(
         feature=feature.astype(np.int32),
-        zero_missing=(keys & 2) != 0,
-        missing_left=(keys & 1) != 0,
+        zero_missing=(keys & 4) != 0,
+        fill=_FILLS[keys & 3],
         n_numeric=n_numeric,
         bound_offset=np.cumsum([0] + [len(b) for b in bounds], dtype=np.int64),
         bound64=bound64,
@@ -160,6 +163,16 @@ def canonicalise(forest: Forest) -> Canonical:
         n_predicates=int(columns.bound_offset[n_numeric]) + n_sets,
         depth=tree_depth(forest),
     )
+
+
+_FILLS = np.array([np.nan, -np.inf, 0.0], np.float32)
+
+
+def _fills(group: np.ndarray, default_left: np.ndarray, bound: np.ndarray) -> np.ndarray:
+    """The index in `_FILLS` for each numeric node, nodes of a (feature, zero rule) being one group."""
+    groups, of = np.unique(group, return_inverse=True)
+    unlike_zero = np.bincount(of, default_left != (bound >= 0), minlength=len(groups)) > 0
+    return np.where(unlike_zero[of], default_left, 2)
 
 
 def _fold_zero_band(bound: np.ndarray, band: float) -> np.ndarray:

@@ -37,6 +37,11 @@ ROWS = 512
 ZEROS, ONES, FIRST = 0, 1, 2
 """Rows of the mask matrix: all zeros, all ones, then the bits of the leaf number, temporaries, and predicates."""
 
+RANKS = 255
+"""Bounds of a column that a byte ranks."""
+MIN_RANKED = 48
+"""Fewer bounds than this are compared one by one faster than they are searched."""
+
 MAX_ROWS = 2**16
 MAX_BITS = 12
 
@@ -45,8 +50,9 @@ def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
     leaves = int(tree_leaves(canonical.forest).max(initial=1))
     if leaves > 2**MAX_BITS:
         return f"a tree of {leaves:,} leaves needs more than {MAX_BITS} bits a leaf number"
-    if canonical.n_predicates > MAX_ROWS // 2:
-        return f"{canonical.n_predicates:,} distinct predicates; the limit is {MAX_ROWS // 2:,}"
+    rows = int(column_rows(canonical)[-1]) + canonical.n_predicates
+    if rows > MAX_ROWS // 2:
+        return f"{canonical.n_predicates:,} distinct predicates need {rows:,} rows; the limit is {MAX_ROWS // 2:,}"
     return None
 
 
@@ -119,13 +125,33 @@ def _roundest(low: np.ndarray, high: np.ndarray, bits: int) -> tuple[np.ndarray,
 
 
 def _predicates(canonical: Canonical) -> np.ndarray:
-    """(N,) int64: the predicate that each inner node tests, numeric ones first; -1 at leaves."""
-    n_numeric = int(canonical.columns.bound_offset[canonical.columns.n_numeric])
+    """(N,) int64: the mask row, from the first predicate's, of each inner node's test; meaningless at leaves."""
+    columns = canonical.columns
+    row = column_rows(canonical)
     categorical = canonical.node_bitset >= 0
     words = np.unique(canonical.node_bitset[categorical])
-    predicate = canonical.node_bound.copy()
-    predicate[categorical] = n_numeric + np.searchsorted(words, canonical.node_bitset[categorical])
+    shift = row[:-1] - columns.bound_offset[: columns.n_numeric]
+    predicate = canonical.node_bound + np.append(shift, 0)[np.where(categorical, -1, canonical.node_column)]
+    predicate[categorical] = row[-1] + np.searchsorted(words, canonical.node_bitset[categorical])
     return predicate
+
+
+def column_rows(canonical: Canonical) -> np.ndarray:
+    """(numeric columns + 1,) int64: the first mask row of each column's bounds, and the end.
+
+    A column of many bounds, but no more than a byte can rank, has RANKS rows, which allows to make them all from the
+    bits of the rank.
+    """
+    columns = canonical.columns
+    counts = np.diff(columns.bound_offset)[: columns.n_numeric]
+    return np.cumsum(np.concatenate([[0], np.where(ranked_columns(canonical), RANKS, counts)]))
+
+
+def ranked_columns(canonical: Canonical) -> np.ndarray:
+    """(numeric columns,) bool: which have more bounds than are cheaply compared one by one, and at most RANKS."""
+    columns = canonical.columns
+    counts = np.diff(columns.bound_offset)[: columns.n_numeric]
+    return (counts >= MIN_RANKED) & (counts <= RANKS)
 
 
 def _circuit(canonical: Canonical) -> _Circuit:
@@ -195,6 +221,7 @@ def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
     tables: dict[str, np.ndarray] = {
         "bound32": columns.bound32[:numeric],
         "predicate_offset": columns.bound_offset[: columns.n_numeric + 1].astype(np.int32),
+        "predicate_row": column_rows(canonical).astype(np.int32),
         "operation_offset": circuit.offset.astype(np.int32),
         "operation": circuit.operations,
     }
@@ -202,7 +229,7 @@ def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
         tables["bound64"] = columns.bound64[:numeric]
     scalars = {
         "first_predicate": first_predicate,
-        "n_mask_rows": first_predicate + canonical.n_predicates,
+        "n_mask_rows": first_predicate + int(column_rows(canonical)[-1]),
     }
     if canonical.has_categories:
         at = np.flatnonzero(canonical.node_bitset >= 0)
@@ -210,7 +237,7 @@ def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
         tables["set_word"] = words.astype(np.int32)
         tables["set_column"] = canonical.node_column[at[index]].astype(np.int32)
         scalars["n_sets"] = len(words)
-        scalars["n_numeric_predicates"] = numeric
+        scalars["n_mask_rows"] += len(words)
     return Layout(scalars, tables, {"bits": circuit.bits}, frozenset())
 
 

@@ -1,8 +1,8 @@
 """The predicate stage: rows -> column values, shared by every strategy.
 
-    for each column c:                                  # (feature, missing rule, missing direction)
+    for each column c:                                  # (feature, missing rule, fill)
         x = cast(X[row, feature[c]])
-        if missing(x):    V[c] = fill[c]                # -inf where missing goes left, NaN where it goes right
+        if missing(x):    V[c] = fill[c]                # 0.0, or -inf where it goes left, or NaN where it goes right
         elif numeric(c):  V[c] = x                      # a node goes right unless V[c] <= bound
         else:             V[c] = bits(rank(x))          # a node goes right where its bitset has bit `rank`
     V[C] = -inf                                         # the column that leaves and padding test: always left
@@ -35,12 +35,11 @@ def unbound(value: Expr) -> Expr:
 def prepare(canonical: Canonical) -> Layout:
     """The tables of the predicate stage."""
     columns, forest = canonical.columns, canonical.forest
-    fill = np.where(columns.missing_left, -np.inf, np.nan)
     flags = set()
     scalars = {"n_columns": len(columns), "n_numeric": columns.n_numeric}
     tables: dict[str, np.ndarray] = {
         "column_feature": columns.feature,
-        "column_fill": fill.astype(np.float32),
+        "column_fill": columns.fill,
     }
     if not np.isnan(forest.missing_value):
         flags.add("sentinel")

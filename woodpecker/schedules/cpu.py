@@ -62,7 +62,7 @@ def lay_out(canonical: Canonical, plan: Sequence[Step], features: Collection[str
         layout = shared | module.prepare(canonical, step.options)
         layout |= aggregate.prepare(canonical, module.positions(canonical, layout))
         if step.strategy == bitslice.NAME:
-            layout |= cpu_bitslice.leaf_stage(layout, features)
+            layout |= cpu_bitslice.target_stages(layout, features)
         layouts.append(layout | _places(layout, step))
     scratch = {"scratch_bytes": max(layout.scalars["scratch_bytes"] for layout in layouts)}
     return tuple(layout | Layout(scratch, {}, {}, frozenset()) for layout in layouts)

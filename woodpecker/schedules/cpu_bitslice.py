@@ -24,50 +24,169 @@ WORDS = bitslice.ROWS // 64
 BYTE_PLANES = "byte_planes"
 """The flag of layouts whose leaf values are byte planes."""
 
-NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512vbmi")
+
+def target_stages(layout: Layout, features: Collection[str]) -> Layout:
+    """The tables of the stages that need features of the target, where it has them and the forest allows them."""
+    stages = Layout({}, {}, {}, frozenset())
+    if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= set(features):
+        stages |= _heaps(layout)
+        if "avx512vbmi" in features and layout.constants["bits"] <= 8 and not {"vector", "linear"} & layout.flags:
+            stages |= _byte_planes(layout)
+    return stages
 
 
-def leaf_stage(layout: Layout, features: Collection[str]) -> Layout:
-    """The byte planes of the leaf values, where the target and the forest allow them; else nothing more."""
-    bits = layout.constants["bits"]
-    if bits > 8 or {"vector", "linear"} & layout.flags or not set(NEEDED) <= set(features):
-        return Layout({}, {}, {}, frozenset())
-    value = layout.tables["value"]
+def _byte_planes(layout: Layout) -> Layout:
+    """The leaf values as byte planes."""
+    bits, value = layout.constants["bits"], layout.tables["value"]
     by_byte = value.reshape(-1, 2**bits).view(np.uint8).reshape(-1, 2**bits, value.itemsize).transpose(0, 2, 1)
     planes = np.zeros((len(by_byte), value.itemsize, max(64, 2**bits)), np.uint8)
     planes[:, :, : 2**bits] = by_byte
     return Layout({}, {"value_bytes": planes.reshape(-1)}, {}, frozenset({BYTE_PLANES}))
 
 
+def _heaps(layout: Layout) -> Layout:
+    """The float32 bounds of each ranked column as a search heap: 1 is the root, 2 i and 2 i + 1 the children of i."""
+    rows, offset = layout.tables["predicate_row"], layout.tables["predicate_offset"]
+    ranked = (np.diff(rows) == bitslice.RANKS) & (np.diff(offset) >= bitslice.MIN_RANKED)
+    if not ranked.any():
+        return Layout({}, {}, {}, frozenset())
+    heaps = np.full((int(ranked.sum()), 256), np.float32(np.inf))
+    for heap, column in zip(heaps, np.flatnonzero(ranked), strict=True):
+        bounds = np.full(bitslice.RANKS, np.float32(np.inf))
+        bounds[: offset[column + 1] - offset[column]] = layout.tables["bound32"][offset[column] : offset[column + 1]]
+        for level in range(8):
+            step = 2 ** (7 - level)
+            heap[2**level : 2 ** (level + 1)] = bounds[step - 1 :: 2 * step]
+    number = np.where(ranked, np.cumsum(ranked) - 1, -1).astype(np.int32)
+    return Layout({}, {"heap": heaps.reshape(-1), "heap_number": number}, {}, frozenset({"heaps"}))
+
+
 def scratch_bytes(layout: Layout) -> int:
-    """The mask matrix, and two bytes of leaf number a row."""
+    """The mask matrix, and eight bit planes of a rank or two bytes of leaf number a row."""
     return layout.scalars["n_mask_rows"] * WORDS * 8 + 2 * bitslice.ROWS
+
+
+def _spare_rows(frame: Frame) -> Expr:
+    """Where in scratch the mask matrix ends: room for 16 more rows."""
+    return frame.extra + frame.scalar64("n_mask_rows") * const(WORDS * 8, "int64")
+
+
+def _row(number: Expr) -> Expr:
+    """The index of a row of the mask matrix."""
+    return tirx.Ramp(number * const(WORDS), const(1), WORDS)
 
 
 def masks(frame: Frame) -> None:
     """
     M[ZEROS] = 0; M[ONES] = ~0
-    for each column, for each of its bounds q:      M[q] = V[column] <= bound[q], 64 rows a comparison
+    for each column, for each of its bounds q:      M[q] = V[column] <= bound[q]
     for each category set q:                        M[q] = not bitset[rank], a row at a time
     """
     tables = frame.tables
     M = scratch_view(frame, "uint64", frame.extra)
     for row, fill in ((bitslice.ZEROS, 0), (bitslice.ONES, 2**64 - 1)):
-        word = tirx.Broadcast(tirx.const(fill, "uint64"), WORDS)
-        TB.buffer_store(M, word, [tirx.Ramp(const(row * WORDS), const(1), WORDS)])
+        TB.buffer_store(M, tirx.Broadcast(tirx.const(fill, "uint64"), WORDS), [_row(const(row))])
     first = frame.scalar("first_predicate")
+    offset = tables["predicate_offset"]
+    searched = "heaps" in frame.signature.flags and frame.value_dtype == "float32"
     with TB.serial(0, frame.scalar("n_numeric")) as column:
         place = register(frame.place(column, const(0)))
-        offset = tables["predicate_offset"]
-        with TB.serial(offset[column], offset[column + const(1)]) as q:
-            bound = tirx.Broadcast(register(tables["bound"][q]), 64)
-            for g in range(WORDS):
-                values = frame.V[tirx.Ramp(place + const(64 * g), const(1), 64)]
-                word = tirx.call_intrin("uint64", "tirx.reinterpret", values <= bound)
-                TB.buffer_store(M, word, [(first + q) * const(WORDS) + const(g)])
-    if "set_word" not in tables:
-        return
-    start = register(first + frame.scalar("n_numeric_predicates"))
+        row = register(first + tables["predicate_row"][column])
+        if searched:
+            heap = register(tables["heap_number"][column])
+            with TB.If(heap >= const(0)):
+                with TB.Then():
+                    _rank_planes(frame, place, heap)
+                    _masks_of_ranks(frame, M, row)
+                with TB.Else():
+                    _compare(frame, M, place, row, offset[column], offset[column + const(1)])
+        else:
+            _compare(frame, M, place, row, offset[column], offset[column + const(1)])
+    if "set_word" in tables:
+        _category_masks(frame, M, first + tables["predicate_row"][frame.scalar("n_numeric")])
+
+
+def _compare(frame: Frame, M: Any, place: Expr, row: Expr, begin: Expr, end: Expr) -> None:
+    """One by one: 64 rows a comparison."""
+    start = register(begin)
+    with TB.serial(0, end - start) as i:
+        bound = tirx.Broadcast(register(frame.tables["bound"][start + i]), 64)
+        for g in range(WORDS):
+            values = frame.V[tirx.Ramp(place + const(64 * g), const(1), 64)]
+            word = tirx.call_intrin("uint64", "tirx.reinterpret", values <= bound)
+            TB.buffer_store(M, word, [(row + i) * const(WORDS) + const(g)])
+
+
+def _rank_planes(frame: Frame, place: Expr, heap: Expr) -> None:
+    """The ranks of a column as eight bit planes, the highest bit first, in the spare rows.
+
+    i = 1                                               # 16 rows at once, the heap in 16 registers
+    repeat 8 times:  c = not (V <= heap[i]);  next plane = c;  i = 2 i + c
+    """
+    planes = scratch_view(frame, "uint16", _spare_rows(frame))
+    table = [
+        vector_register(frame.tables["heap"][tirx.Ramp(heap * const(256) + const(16 * i), const(1), 16)])
+        for i in range(16)
+    ]
+
+    def pair(low: int, at: Expr) -> Expr:
+        name = "llvm.x86.avx512.vpermi2var.ps.512"
+        return tirx.call_llvm_pure_intrin("float32x16", name, table[low], at, table[low + 1])
+
+    def one(which: int, at: Expr) -> Expr:
+        return tirx.call_llvm_pure_intrin("float32x16", "llvm.x86.avx512.permvar.sf.512", table[which], at)
+
+    with TB.serial(0, bitslice.ROWS // 16) as g:
+        x = vector_register(frame.V[tirx.Ramp(place + g * const(16), const(1), 16)])
+        at = vector_register(tirx.Broadcast(const(1), 16))
+        left: list[Expr] = []
+        for level in range(8):
+            if level < 4:
+                bound = one(0, at)
+            elif level == 4:
+                bound = one(1, at)
+            elif level == 5:
+                bound = pair(2, at)
+            elif level == 6:
+                bound = tirx.Select(left[0], pair(4, at), pair(6, at))
+            else:
+                lower = tirx.Select(left[1], pair(8, at), pair(10, at))
+                upper = tirx.Select(left[1], pair(12, at), pair(14, at))
+                bound = tirx.Select(left[0], lower, upper)
+            left.append(x <= vector_register(bound))
+            word = tirx.call_intrin("uint16", "tirx.reinterpret", left[level])
+            TB.buffer_store(planes, word ^ const(65535, "uint16"), [const(level * (bitslice.ROWS // 16)) + g])
+            if level < 7:
+                zeros, ones = (tirx.Broadcast(const(v), 16) for v in (0, 1))
+                at = vector_register(at + at + tirx.Select(left[level], zeros, ones))
+
+
+def _masks_of_ranks(frame: Frame, M: Any, row: Expr) -> None:
+    """All 255 masks "rank <= k" of a column from the bit planes of the rank, one operation each.
+
+    With 255 bounds in order, k = (2 j + 1) * s - 1 is decided by the bit of weight s where the higher bits have not:
+        L[k] = L[k + s] & (L[k - s] | ~bit)
+    """
+    planes = scratch_view(frame, "uint64", _spare_rows(frame))
+    ones = tirx.Broadcast(tirx.const(2**64 - 1, "uint64"), WORDS)
+    for level in range(8):
+        step = 2 ** (7 - level)
+        clear = vector_register(planes[_row(const(level))] ^ ones)
+        if level == 0:
+            TB.buffer_store(M, clear, [_row(row + const(step - 1))])
+            continue
+        first, last = step - 1, 255 - step
+        TB.buffer_store(M, M[_row(row + const(first + step))] & clear, [_row(row + const(first))])
+        with TB.serial(1, 2**level - 1) as j:
+            k = row + (j * const(2) + const(1)) * const(step) - const(1)
+            TB.buffer_store(M, M[_row(k + const(step))] & (M[_row(k - const(step))] | clear), [_row(k)])
+        TB.buffer_store(M, M[_row(row + const(last - step))] | clear, [_row(row + const(last))])
+
+
+def _category_masks(frame: Frame, M: Any, first: Expr) -> None:
+    """A bit per row: is the row's rank in the set of those that go left?"""
+    tables = frame.tables
+    start = register(first)
     with TB.serial(0, frame.scalar("n_sets")) as s, TB.serial(0, WORDS) as g:
         place = register(frame.place(tables["set_column"][s], g * const(64)))
         word = TB.alloc_buffer((1,), "uint64", scope="global")
@@ -85,16 +204,12 @@ def _run(frame: Frame, t: Expr) -> None:
     """for each operation of tree t:   M[result] = M[right] ^ (M[select] & (M[left] ^ M[right]))"""
     M = scratch_view(frame, "uint64", frame.extra)
     offset = frame.tables["operation_offset"]
-
-    def row(number: Expr) -> Expr:
-        return tirx.Ramp(number * const(WORDS), const(1), WORDS)
-
     with TB.serial(offset[t], offset[t + const(1)]) as i:
         operation = register(frame.tables["operation"][i])
         fields = [tirx.Cast("int32", (operation >> const(16 * k, "uint64")) & const(65535, "uint64")) for k in range(4)]
         select, left, right, result = fields
-        a, b = M[row(left)], M[row(right)]
-        TB.buffer_store(M, b ^ (M[row(select)] & (a ^ b)), [row(result)])
+        a, b = M[_row(left)], M[_row(right)]
+        TB.buffer_store(M, b ^ (M[_row(select)] & (a ^ b)), [_row(result)])
 
 
 def _numbers(frame: Frame, g: Expr, byte: int) -> Expr:
@@ -118,8 +233,7 @@ def circuits(frame: Frame, t: Expr, group: Expr, sink: Sink) -> None:
     """
     bits = frame.signature.constant("bits")
     _run(frame, t)
-    matrix_bytes = frame.scalar64("n_mask_rows") * const(WORDS * 8, "int64")
-    numbers = scratch_view(frame, "uint8", frame.extra + matrix_bytes)
+    numbers = scratch_view(frame, "uint8", _spare_rows(frame))
     for byte in range((bits + 7) // 8):
         with TB.serial(0, WORDS) as g:
             at = const(byte * bitslice.ROWS) + g * const(64)
