@@ -202,7 +202,6 @@ class TestArrays:
             (object(), "builtins.object; supported are"),
             (iter([[1, 2, 3]]), "list_iterator; supported are"),
         ],
-        ids=str,
     )
     def test_what_is_refused(self, X, message):
         with pytest.raises(InputError, match=message):
