@@ -18,7 +18,7 @@ import tvm_ffi
 from ..errors import InputError, UnsupportedModelError
 from . import labels, outputs, threads
 from .format import aligned
-from .rows import InputSpec, Rows, read_rows
+from .rows import InputSpec, Rows, direct, read_rows
 
 Entry = Callable[..., Any]
 
@@ -162,6 +162,9 @@ class Predictor(CompiledModel):
         self._model = tvm_ffi.from_dlpack(_writable_alias(program.model))
         self._local = threading.local()
         self._acc_dtype = np.dtype(program.manifest["acc_dtype"])
+        self._ns_per_row: float = program.manifest["ns_per_row"]
+        self._row_block: int = program.manifest["row_block"]
+        self._scratch_bytes: int = program.manifest["scratch_bytes"]
 
     def predict_raw(self, X: Any, *, out: np.ndarray | None = None) -> Any:
         """Raw scores (margins) before the link: (n, K), in the source library's accumulator dtype and to its bits.
@@ -173,6 +176,10 @@ class Predictor(CompiledModel):
         Raises:
             InputError: X or ``out`` is not what the model expects.
         """
+        if out is None and direct(X, self.n_features_in_):  # the hot path: nothing to read, nothing to restore
+            out = np.empty((len(X), self.n_outputs_), self._acc_dtype)
+            self._call("raw_f32" if X.dtype == np.float32 else "raw_f64", X, out)
+            return out
         rows = read_rows(X, self._spec)
         return rows.restore(self._scores("raw", rows, self._out(out, (rows.n, self.n_outputs_), self._acc_dtype)))
 
@@ -211,12 +218,11 @@ class Predictor(CompiledModel):
 
     def _call(self, name: str, X: np.ndarray, out: np.ndarray) -> None:
         """Run an entry over all rows of a block, in as many tasks as pay."""
-        manifest = self._program.manifest
-        if out.size == 0:
-            return
         n = len(X)
-        tasks = threads.tasks(self._num_threads, n, manifest["ns_per_row"], manifest["row_block"])
-        scratch = self._scratch(tasks * manifest["scratch_bytes"])
+        if n == 0 or out.size == 0:
+            return
+        tasks = 1 if n <= self._row_block else threads.tasks(self._num_threads, n, self._ns_per_row, self._row_block)
+        scratch = self._scratch(tasks * self._scratch_bytes)
         if not X.flags.writeable:
             X = _writable_alias(X)
         if tasks == 1:
