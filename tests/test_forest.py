@@ -121,9 +121,10 @@ RULES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "kind of method": (small, {"methods": {"predict": Method("median")}}, "kind 'median'; known: value"),
     "name of method": (small, {"methods": {"apply": Method("value")}}, "'apply' can't be the name of a method"),
     "features": (small, {"n_features": -1}, "-1 n_features"),
-    "many features": (small, {"n_features": 2**24 + 1}, "16777217 n_features; at most 16777216"),
+    "no features": (small, {"n_features": 0}, "0 n_features; at least 1 and"),
+    "many features": (small, {"n_features": 2**24 + 1}, "16777217 n_features; at least 1 and at most 16777216"),
     "fractional features": (small, {"n_features": 2.0}, "2.0 n_features"),
-    "huge outputs": (small, {"base_score": np.zeros(2**20 + 1)}, "1048577 n_outputs; at most 1048576"),
+    "huge outputs": (small, {"base_score": np.zeros(2**20 + 1)}, "1048577 n_outputs; .*at most 1048576"),
     # linear leaves
     "linear parts": (linear, {"linear_coef": None}, "linear leaves need linear_offset, linear_feature"),
     "linear length": (linear, {"linear_offset": np.array([0, 3])}, r"linear_offset must have shape \(3,\)"),

@@ -42,13 +42,15 @@ def _fail(forest: Forest, bad: np.ndarray, what: str) -> None:
 
 
 def _check_sizes(f: Forest) -> None:
-    for name, value, limit in (
-        ("n_features", f.n_features, ir.MAX_FEATURES),
-        ("n_outputs", len(f.base_score), ir.MAX_OUTPUTS),
-        ("nodes", len(f.kind), ir.MAX_NODES),
+    for name, value, least, limit in (
+        ("n_features", f.n_features, 1, ir.MAX_FEATURES),
+        ("n_outputs", len(f.base_score), 0, ir.MAX_OUTPUTS),
+        ("nodes", len(f.kind), 0, ir.MAX_NODES),
     ):
-        if not isinstance(value, (int, np.integer)) or not 0 <= value <= limit:
-            raise InvalidModelError(f"the forest has {value} {name}; at most {limit} are supported")
+        if not isinstance(value, (int, np.integer)) or not least <= value <= limit:
+            raise InvalidModelError(
+                f"the forest has {value} {name}; at least {least} and at most {limit} are supported"
+            )
     if len(f.base_score) == 0:
         raise InvalidModelError("the forest has no output: base_score is empty")
 
