@@ -13,7 +13,7 @@ ABSENT = "-"
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A markdown table with padded columns, the first one to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    widths = [max(3, *(len(row[i]) for row in (head, *rows))) for i in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
         padded = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
