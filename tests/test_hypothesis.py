@@ -41,9 +41,12 @@ def compiled_once(forest: Forest) -> list[str]:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_generated_forests(profile):
-    @settings(max_examples=25)
-    @given(forests(PROFILES[profile]), COUNTS, st.integers(0, 2**32 - 1), st.sampled_from(["float32", "float64"]))
-    def run(forest, n, seed, dtype):
+    # One dtype of rows a profile halves the code to compile; the full tier draws it.
+    dtype = "float64" if profile in ("lightgbm", "hist", "linear", "plain") else "float32"
+
+    @settings(max_examples=15)
+    @given(forests(PROFILES[profile]), COUNTS, st.integers(0, 2**32 - 1))
+    def run(forest, n, seed):
         check(forest, n, seed, dtype, compiled_once(forest))
 
     run()

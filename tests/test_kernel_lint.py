@@ -176,7 +176,7 @@ SAMPLE += [
 ]
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ["llvm", "x86-64-v3"])
 def test_assembly_of_kernels(target):
     for name, strategy, entry in SAMPLE:
         text = assembly(kernel(signatures_of(name, strategy), "entry", entry), target)
@@ -191,7 +191,7 @@ def test_assembly_of_all_kernels(which, target):
     assert lint_assembly(assembly(tvm.IRModule(functions), target)) == []
 
 
-@pytest.mark.parametrize("target", ["llvm", "x86-64-v3"])
+@pytest.mark.parametrize("target", ["x86-64-v3"])
 def test_assembly_of_links(target):
     functions = {
         name: cpu_link.entry(name, name, {"denominator": 3.5, "sigmoid": 0.7, "divide": 3}, "float64", False)

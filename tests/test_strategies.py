@@ -21,6 +21,15 @@ from .gallery import FORESTS, NAMES, assert_agrees, chain, compiled, grown, leaf
 from .support import assert_bits_equal
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("name", FORESTS)
+def test_every_feature_leaf_ids_and_float32_rows(name):
+    forest = FORESTS[name]()
+    for strategy in strategies(forest):
+        for dtype in ("float32", "float64"):
+            assert_agrees(compiled(forest, strategy), forest, rows(forest, 1500, 2, dtype), f"{strategy} {dtype}")
+
+
 @pytest.mark.parametrize("strategy", NAMES)
 @pytest.mark.parametrize("name", FORESTS)
 def test_every_feature_of_the_ir(name, strategy):
@@ -31,9 +40,11 @@ def test_every_feature_of_the_ir(name, strategy):
             wp.compile(forest, strategy=strategy)
         return
     predictor = compiled(forest, strategy)
-    assert_agrees(predictor, forest, rows(forest, 700, 1, "float64"), "float64")
-    X = rows(forest, 700, 2, "float32")
-    assert_bits_equal(predictor.predict_raw(X), reference.predict_raw(forest, X), "float32")
+    for dtype in ("float32", "float64") if strategy == "tree_traversal" else ("float64",):
+        X = rows(forest, 700, 1, dtype)
+        assert_bits_equal(predictor.predict_raw(X), reference.predict_raw(forest, X), dtype)
+    if forest.input_dtype == "float64" or strategy == "bitslice":
+        np.testing.assert_array_equal(predictor.apply(X), reference.apply(forest, X))
     assert_bits_equal(predictor.predict_raw(np.zeros((0, forest.n_features))), forest.base_score[None][:0])
 
 
