@@ -44,12 +44,16 @@ MIN_RANKED = 48
 
 MAX_ROWS = 2**16
 MAX_BITS = 12
+MAX_BYTES = 2**28
 
 
 def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
     leaves = int(tree_leaves(canonical.forest).max(initial=1))
     if leaves > 2**MAX_BITS:
         return f"a tree of {leaves:,} leaves needs more than {MAX_BITS} bits a leaf number"
+    numbers = canonical.forest.n_trees << max(1, (leaves - 1).bit_length())
+    if numbers * 24 > MAX_BYTES:
+        return f"{canonical.forest.n_trees:,} trees with tables for {leaves:,} leaves each need more than 256 MiB"
     rows = int(column_rows(canonical)[-1]) + canonical.n_predicates
     if rows > MAX_ROWS // 2:
         return f"{canonical.n_predicates:,} distinct predicates need {rows:,} rows; the limit is {MAX_ROWS // 2:,}"
@@ -63,7 +67,7 @@ def cost(canonical: Canonical, rows: int) -> float:
     unbalance = np.maximum(canonical.depth - np.log2(np.maximum(leaves, 1)), 0)
     operations = float((leaves * (1 + 0.14 * unbalance)).sum())
     numeric = int(canonical.columns.bound_offset[canonical.columns.n_numeric])
-    masks = numeric * 10.0 + (canonical.n_predicates - numeric) * 700.0
+    masks = numeric * 10.0 + (canonical.n_predicates - numeric) * 250.0
     block = operations * 0.35 + masks + canonical.forest.n_trees * 30.0
     return block / min(max(rows, 1), ROWS)
 

@@ -81,6 +81,12 @@ def goes_right(value: Expr, bound: Expr) -> Expr:
     return tirx.Select(value <= bound, tirx.const(0, "int32"), tirx.const(1, "int32"))
 
 
+def bounds(tables: Mapping[str, Any], value_dtype: str) -> dict[str, Any]:
+    """The bounds of this dtype by the name that strategies read them by, ``bound``; nothing where nodes hold them."""
+    name = "bound32" if value_dtype == "float32" else "bound64"
+    return {"bound": tables[name]} if name in tables else {}
+
+
 def rank_bits(rank: Expr, dtype: str) -> Expr:
     """An int32 rank as the bit pattern of a float."""
     whole = rank if dtype == "float32" else tirx.Cast("int64", rank)

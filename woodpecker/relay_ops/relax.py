@@ -43,8 +43,7 @@ def build_module(canonical: Canonical, x_dtype: str, method: Method | None, plan
 
         def view(given: tuple[te.Tensor, ...]) -> dict[str, te.Tensor]:
             tables = dict(zip(names, given, strict=True))
-            tables["bound"] = tables["bound32" if value_dtype == "float32" else "bound64"]
-            return tables
+            return tables | predicate.bounds(tables, value_dtype)
 
         def stage(function: Any, *inputs: Any) -> Any:
             name = function.__name__

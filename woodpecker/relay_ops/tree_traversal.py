@@ -2,7 +2,7 @@
 
     p = base[t]
     repeat depth[t] times:                          # leaves point at themselves, so a short path just waits
-        column, left = unpack(link[p])
+        column, left = unpack(link[p])                  # a record of link and bound
         p = base[t] + left + goes_right(V[column], bound[p])
     leaf = p
 
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
-from ..forest import LEAF, tree_of_node
+from ..forest import LEAF, node_depth, tree_of_node
 from ..layout import Layout
 from ..predicates import Canonical
 from .options import Option
@@ -48,32 +48,31 @@ def sibling_order(canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:
     """(order, left): nodes so numbered that both children of a node are neighbours and each tree keeps its range.
 
     ``order[p]`` is the IR's node at new place p; ``left[p]`` the place of its left child within the tree, or, at a
-    leaf, its own. Levels of all trees advance together.
+    leaf, its own. Pairs of children stand in the preorder of their parents that enters the busier child first (by
+    training cover, else by size), so the usual way down a deep tree runs through neighbouring cache lines.
     """
     forest = canonical.forest
-    tree = tree_of_node(forest)
-    base = forest.tree_offset[:-1]
-    place = np.empty(forest.n_nodes, np.int64)
-    left = np.empty(forest.n_nodes, np.int64)
-    cursor = np.ones(forest.n_trees, np.int64)
-    level = base.copy()
-    place[level] = 0
-    while len(level):
-        is_leaf = forest.kind[level] == LEAF
-        left[level[is_leaf]] = place[level[is_leaf]]
-        inner = level[~is_leaf]
-        owner = tree[inner]
-        counts = np.bincount(owner, minlength=forest.n_trees)
-        within = np.arange(len(inner)) - np.repeat(np.cumsum(counts) - counts, counts)
-        first = cursor[owner] + 2 * within
-        left[inner] = first
-        children = base[owner][:, None] + np.stack([forest.left[inner], forest.right[inner]], 1)
-        place[children] = first[:, None] + np.arange(2)
-        cursor += 2 * counts
-        level = children.reshape(-1)
-    place += base[tree]
+    base = forest.tree_offset[:-1][tree_of_node(forest)]
+    inner = forest.kind != LEAF
+    depth = node_depth(forest)
+    levels = [np.flatnonzero((depth == d) & inner) for d in range(canonical.max_depth)]
+    below = inner.astype(np.int64)  # inner nodes of each subtree
+    for level in reversed(levels):
+        below[level] += below[base[level] + forest.left[level]] + below[base[level] + forest.right[level]]
+    weight = below if forest.cover is None else forest.cover
+    rank = np.zeros(forest.n_nodes, np.int64)  # of inner nodes within their tree, in preorder
+    place = np.zeros(forest.n_nodes, np.int64)
+    left = place.copy()
+    for level in levels:
+        l, r = base[level] + forest.left[level], base[level] + forest.right[level]
+        left[level] = 1 + 2 * rank[level]
+        place[l], place[r] = left[level], left[level] + 1
+        left_first = weight[l] >= weight[r]
+        rank[l] = rank[level] + 1 + np.where(left_first, 0, below[r])
+        rank[r] = rank[level] + 1 + np.where(left_first, below[l], 0)
+    left = np.where(inner, left, place)
     order = np.empty(forest.n_nodes, np.int64)
-    order[place] = np.arange(forest.n_nodes)
+    order[place + base] = np.arange(forest.n_nodes)
     return order, left[order]
 
 
@@ -92,12 +91,15 @@ def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
     at = np.where(canonical.node_bound[order] < 0, 0, canonical.node_bound[order])
     numeric = canonical.node_bound[order] >= 0
     bound32 = np.append(columns.bound32, np.float32(0))[at]
+    bound32 = np.where(numeric, bound32, np.float32(np.inf))
     tables: dict[str, np.ndarray] = {
         "tree_base": forest.tree_offset[:-1].astype(np.int32),
         "tree_depth": canonical.depth.astype(np.int32),
-        "link": link.astype(np.uint32 if narrow else np.uint64),
-        "bound32": np.where(numeric, bound32, np.float32(np.inf)),
     }
+    if narrow:
+        tables["node"] = np.stack([link.astype(np.uint32), bound32.view(np.uint32)], 1).reshape(-1)
+    else:
+        tables |= {"link": link, "bound32": bound32}
     if forest.input_dtype == "float64":
         bound64 = np.append(columns.bound64, 0.0)[at]
         tables["bound64"] = np.where(numeric, bound64, np.inf)
@@ -112,13 +114,21 @@ def positions(canonical: Canonical, layout: Layout) -> np.ndarray:
 
 
 def step(p: Expr, base: Expr, value_at: Any, tables: Mapping[str, Any], link_bits: Expr, bind: Bind = unbound) -> Expr:
-    """One level: the position p (int32) of a node -> that of its child. ``value_at(column)`` reads a column value."""
-    link = bind(tables["link"][p])
+    """One level: the position p (int32) of a node -> that of its child. ``value_at(column)`` reads a column value.
+
+    A link of 32 bits and a float32 bound share a record of the table ``node``: one cache line instead of two.
+    """
+    two = tirx.const(2, "int32")
+    link = bind(tables["node"][p * two] if "node" in tables else tables["link"][p])
     wide = str(link.ty.dtype)
     bits = tirx.Cast(wide, link_bits)
     column = tirx.Cast("int32", link >> bits)
     left = tirx.Cast("int32", link & ((tirx.const(1, wide) << bits) - tirx.const(1, wide)))
-    value, bound = value_at(column), tables["bound"][p]
+    value = bind(value_at(column))
+    if "node" in tables and str(value.ty.dtype) == "float32":
+        bound = tirx.reinterpret("float32", unbound(tables["node"][p * two + tirx.const(1, "int32")]))
+    else:
+        bound = tables["bound"][p]
     if "node_bitset" in tables:
         return base + left + goes_right_any(value, bound, tables["node_bitset"][p], tables["bitset"], bind)
     return base + left + goes_right(value, bound)

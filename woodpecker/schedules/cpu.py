@@ -23,6 +23,7 @@ that the TE graphs are made of.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -45,6 +46,8 @@ from .tir import ITEMSIZE, Frame, arguments, const, new_frame, read_only_views, 
 
 V_BYTES = 128 * 1024
 """Column values of a row block should stay in the second-level cache beside a tree's tables."""
+MIN_BLOCK, MAX_BLOCK = 64, 1024
+"""Rows of a block: enough to read every tree's tables for, even where their values outgrow the cache."""
 
 
 def lay_out(canonical: Canonical, plan: Sequence[Step], features: Collection[str] = ()) -> tuple[Layout, ...]:
@@ -73,7 +76,7 @@ def _places(layout: Layout, step: Step) -> Layout:
     width = layout.scalars["n_columns"] + 1
     rows = LANES[step.strategy](layout)
     if step.strategy not in PROLOGUES:  # a prologue works on one group
-        rows = max(rows, min(1024, V_BYTES // (4 * width)) // rows * rows)
+        rows = max(rows, min(MAX_BLOCK, max(MIN_BLOCK, V_BYTES // (4 * width))) // rows * rows)
     sums = round_up(8 * width * rows)
     extra = sums + round_up(8 * layout.scalars["n_outputs"] * rows)
     total = extra + round_up(SCRATCH[step.strategy](layout) if step.strategy in SCRATCH else 0)
@@ -154,10 +157,14 @@ def _column_values(frame: Frame, row: Callable[[Expr], Expr], rows: Expr) -> Non
     tables, flags, dtype = frame.tables, frame.signature.flags, frame.value_dtype
     n_columns, n_numeric = frame.scalar("n_columns"), frame.scalar("n_numeric")
 
+    tile = math.gcd(frame.lanes, 16)
+
     def each(begin: Expr, end: Expr, store: Callable[[Expr, Expr, Expr, Expr], None]) -> None:
-        with TB.serial(begin, end) as column:
+        # A few rows at a time: their values of neighbouring features share cache lines, and so do their places in V.
+        with TB.serial(0, tirx.truncdiv(rows, const(tile))) as part, TB.serial(begin, end) as column:
             feature = register(tables["column_feature"][column])
-            with TB.serial(0, rows) as r:
+            with TB.serial(0, tile) as at:
+                r = part * const(tile) + at
                 x = register(tirx.Cast(dtype, frame.arguments.X[row(r), tirx.Cast("int64", feature)]))
                 sentinel = zero = None
                 if "sentinel" in flags:

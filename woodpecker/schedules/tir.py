@@ -10,7 +10,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as TB
 
 from ..layout import Signature
-from ..relay_ops.predicate import Expr
+from ..relay_ops.predicate import Expr, bounds
 from ..runtime.format import ALIGNMENT, DIRECTORY_BYTES, DIRECTORY_OFFSET, DIRECTORY_SLOTS
 
 ITEMSIZE = {"float32": 4, "float64": 8, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4}
@@ -135,7 +135,7 @@ def read_only_views(frame: Frame) -> None:
         offset = register(frame.directory[slots[name]])
         start = tirx.truncdiv(offset, const(ITEMSIZE[dtype], "int64"))
         frame.tables[name] = TB.decl_buffer((2**31 - 1,), dtype, data=frame.arguments.model.data, elem_offset=start)
-    frame.tables["bound"] = frame.tables["bound32" if frame.value_dtype == "float32" else "bound64"]
+    frame.tables |= bounds(frame.tables, frame.value_dtype)
 
 
 def scratch_view(frame: Frame, dtype: str, offset: Expr) -> Any:
