@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# One thread per test process: with several processes the libraries' OpenMP pools would spin against each other. Set
+# before any of them is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from hypothesis import HealthCheck, settings
 

@@ -114,6 +114,13 @@ def _outputs() -> Forest:
     return grown(4, 7, 3, dtype=np.float32, tree_output=[0, 1, 2, 0, 1, 2, 2], base_score=[0.5, -0.25, 0.1])
 
 
+def _ranked() -> Forest:
+    """Columns at the ends of what bitslice ranks by search: 255, 256, 48 and 47 bounds."""
+    counts = enumerate((255, 256, 48, 47))
+    stumps = [split(f, i - 100.5, leaf(0.01 * i), leaf(-0.7 * f)) for f, n in counts for i in range(n)]
+    return from_nested(stumps, 4, dtype=np.float32, base_score=0.1)
+
+
 FORESTS: dict[str, Callable[[], Forest]] = {
     "float32": lambda: grown(1, 6, 4, dtype=np.float32, base_score=0.3),
     "float64": lambda: grown(2, 6, 4, op="<=", input_dtype="float64", zero_band=float(np.float32(1e-35))),
@@ -132,6 +139,7 @@ FORESTS: dict[str, Callable[[], Forest]] = {
     "leaf": lambda: from_nested([leaf(-0.0)], 2, base_score=-0.0),
     "leaves": lambda: from_nested([leaf(0.1), leaf(-0.0), leaf(0.7)], 1, divisor=3, base_score=0.2),
     "stumps": lambda: grown(9, 20, 1, n_features=2, dtype=np.float32),
+    "ranked": _ranked,
     "mixed_depth": lambda: from_nested([leaf(0.5), split(0, 0.1, leaf(1.0), leaf(2.0))], 1),
     "chain": lambda: chain(60),
     "empty": lambda: from_nested([], 3, n_outputs=2, base_score=[0.25, -0.0]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +23,10 @@ class Prepared:
     signatures: tuple[Signature, ...]
 
 
-def prepared(forest: Forest, strategy: str, **options: Any) -> Prepared:
+def prepared(forest: Forest, strategy: str, *, features: Collection[str] = (), **options: Any) -> Prepared:
     canonical = canonicalise(forest)
     plan = make_plan(canonical, strategy, options)
-    layouts = lay_out(canonical, plan)
+    layouts = lay_out(canonical, plan, features)
     signatures = tuple(
         signature(layout, step.strategy, forest.input_dtype, str(forest.values.dtype))
         for layout, step in zip(layouts, plan, strict=True)

@@ -22,6 +22,7 @@ from woodpecker.build import kernel
 from woodpecker.manifest import ENTRIES
 from woodpecker.relay_ops.link import LINKS
 from woodpecker.relay_ops.relax import build_module
+from woodpecker.runtime import machine
 from woodpecker.schedules import cpu_link
 from woodpecker.targets import resolve, tvm_target
 
@@ -181,6 +182,21 @@ def test_assembly_of_kernels(target):
     for name, strategy, entry in SAMPLE:
         text = assembly(kernel(signatures_of(name, strategy), "entry", entry), target)
         assert "entry" in text and lint_assembly(text) == [], f"{name} {strategy} {entry}"
+
+
+@pytest.mark.parametrize("name", ["float32", "float64", "ranked"])
+def test_stages_that_need_cpu_features(name):
+    """Built for a CPU that has them all, whether or not this one has."""
+    target = '{"kind": "llvm", "mcpu": "znver4"}'
+    made = prepared(FORESTS[name](), "bitslice", features=machine.X86_FLAGS, min_rows=1)
+    assert "byte_planes" in made.signatures[0].flags
+    assert ("heaps" in made.signatures[0].flags) == (name == "ranked")
+    function = kernel(made.signatures, "entry", "raw_f32")
+    assert lint(function) == []
+    text = assembly(function, target)
+    assert "vpermi2b" in text or "vpermb" in text
+    assert ("vpermi2ps" in text) == (name == "ranked")
+    assert lint_assembly(text) == []
 
 
 @pytest.mark.full
