@@ -40,6 +40,7 @@ def check_table(out: str, strategies: tuple[str, ...]) -> None:
     assert "every leaf id and bit is equal" in out
 
 
+@pytest.mark.full
 def test_flights_on_a_few_rows(flights, capsys, tmp_path):
     assert flights.main(["--rows", "2000", "--trees", "8", "--out", str(tmp_path / "out")]) == 0
     assert set(flights.STRATEGIES) >= set(STRATEGIES)

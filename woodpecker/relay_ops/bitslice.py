@@ -28,7 +28,7 @@ from ..forest import LEAF, node_depth, tree_leaves, tree_of_node
 from ..layout import Layout
 from ..predicates import Canonical
 from .options import Option
-from .predicate import Expr
+from .predicate import COLUMN_NS, Expr
 
 NAME = "bitslice"
 OPTIONS = {"min_rows": Option(0, 0, 512, "fewest rows it serves, a walk serves fewer; 1: all; 0: by estimated cost")}
@@ -66,10 +66,14 @@ def cost(canonical: Canonical, rows: int) -> float:
     # Measured: about one multiplexer a leaf where a tree is balanced, and more the deeper it is for its leaves.
     unbalance = np.maximum(canonical.depth - np.log2(np.maximum(leaves, 1)), 0)
     operations = float((leaves * (1 + 0.14 * unbalance)).sum())
-    numeric = int(canonical.columns.bound_offset[canonical.columns.n_numeric])
-    masks = numeric * 10.0 + (canonical.n_predicates - numeric) * 250.0
-    block = operations * 0.35 + masks + canonical.forest.n_trees * 30.0
-    return block / min(max(rows, 1), ROWS)
+    counts = np.diff(canonical.columns.bound_offset)[: canonical.columns.n_numeric]
+    ranked = ranked_columns(canonical)
+    sets = canonical.n_predicates - int(counts.sum())
+    masks = 1000.0 * int(ranked.sum()) + 10.0 * int(counts[~ranked].sum()) + 330.0 * sets
+    by_byte = leaves.max(initial=1) <= 256 and not canonical.forest.vector_leaves
+    leaf_stage = 50.0 if by_byte else ROWS * (1.5 + 0.3 * canonical.forest.values.shape[1])
+    block = operations * 0.5 + masks + canonical.forest.n_trees * leaf_stage
+    return block / min(max(rows, 1), ROWS) + COLUMN_NS * len(canonical.columns)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ..forest import LEAF
 from ..layout import Layout
 from ..predicates import Canonical
 from .options import Option
-from .predicate import Bind, Expr, goes_right, goes_right_any, unbound
+from .predicate import COLUMN_NS, Bind, Expr, goes_right, goes_right_any, unbound
 
 NAME = "perfect_tree_traversal"
 OPTIONS = {"interleave": Option(8, 1, 32, "rows that walk one tree together")}
@@ -43,8 +43,10 @@ def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
 def cost(canonical: Canonical, rows: int) -> float:
     """Estimated ns per row; a step is cheaper than a table walk's, until padding leaves the cache."""
     padded = canonical.forest.n_trees * 2.0**canonical.max_depth
-    cold = max(1.0, padded / 120_000)
-    return 0.54 * canonical.forest.n_trees * (canonical.max_depth + 1.0) * cold * (2.0 if rows < 8 else 1.0)
+    cold = max(1.0, padded / 300_000)
+    steps = canonical.forest.n_trees * (canonical.max_depth + 1.0)
+    step_ns = 1.5 if canonical.has_categories else 0.76
+    return step_ns * steps * cold * (2.0 if rows < 8 else 1.0) + COLUMN_NS * len(canonical.columns)
 
 
 def _heap(canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:

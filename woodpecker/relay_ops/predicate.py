@@ -60,6 +60,10 @@ def prepare(canonical: Canonical) -> Layout:
     return Layout(scalars, tables, {}, frozenset(flags))
 
 
+COLUMN_NS = 0.55
+"""Measured cost of a column value, per row; part of every strategy's estimate."""
+
+
 def is_missing(x: Expr, flags: frozenset[str], sentinel: Expr, zero_missing: Expr) -> Expr:
     """Whether a value is missing. ``sentinel``, in the dtype that the source compares in, and ``zero_missing`` are read
     only where their flag is set.

@@ -23,7 +23,7 @@ from ..forest import LEAF, node_depth, tree_of_node
 from ..layout import Layout
 from ..predicates import Canonical
 from .options import Option
-from .predicate import Bind, Expr, goes_right, goes_right_any, unbound
+from .predicate import COLUMN_NS, Bind, Expr, goes_right, goes_right_any, unbound
 
 NAME = "tree_traversal"
 OPTIONS = {
@@ -41,7 +41,8 @@ def cost(canonical: Canonical, rows: int) -> float:
     """Estimated ns per row: a step is a dependent chain of loads, which interleaved rows overlap."""
     steps = float(canonical.depth.sum()) + len(canonical.depth)
     cold = 1.0 if canonical.forest.n_nodes < 200_000 else 1.6
-    return 0.6 * steps * cold * (2.0 if rows < 8 else 1.0)
+    step_ns = 1.6 if canonical.has_categories else 0.8
+    return step_ns * steps * cold * (2.0 if rows < 8 else 1.0) + COLUMN_NS * len(canonical.columns)
 
 
 def sibling_order(canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:
