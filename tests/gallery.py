@@ -115,8 +115,8 @@ def _outputs() -> Forest:
 
 
 def _ranked() -> Forest:
-    """Columns at the ends of what bitslice ranks by search: 255, 256, 48 and 47 bounds."""
-    counts = enumerate((255, 256, 48, 47))
+    """Columns at the ends of what bitslice ranks by search: 255, 256, 100 and 99 bounds."""
+    counts = enumerate((255, 256, 100, 99))
     stumps = [split(f, i - 100.5, leaf(0.01 * i), leaf(-0.7 * f)) for f, n in counts for i in range(n)]
     return from_nested(stumps, 4, dtype=np.float32, base_score=0.1)
 

@@ -39,7 +39,7 @@ ZEROS, ONES, FIRST = 0, 1, 2
 
 RANKS = 255
 """Bounds of a column that a byte ranks."""
-MIN_RANKED = 48
+MIN_RANKED = 100
 """Fewer bounds than this are compared one by one faster than they are searched."""
 
 MAX_ROWS = 2**16
