@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 from woodpecker.forest import IN, LEAF, Forest
+
+FULL_ROWS = int(os.environ.get("WOODPECKER_TEST_ROWS", "100000"))
+"""Rows per model of the zoos in the full tier."""
 
 SPECIAL = np.array(
     [0.0, -0.0, np.nan, 5e-324, -5e-324, 1e-40, -1e-40, 1e-35, -1e-35, 1.0, -1.0, -0.5, 0.5, 1e30, -1e30]

@@ -99,9 +99,9 @@ def test_set_up_commands_are_what_ci_runs():
     ci = text_of(".ci/run")
     assert tests[1].removeprefix(".venv/bin/pip ") == "install -e '.[dev]'"
     assert "-e '.[dev]'" in ci
-    assert tests[2] == '.venv/bin/python -m pytest -n auto -m "full or not full"'
+    assert tests[2] == ".venv/bin/python -m pytest -n auto"
     assert "-m pytest -n auto" in ci
-    assert 'tests -m "full or not full"' in ci
+    assert "tests -m full" in ci
     assert example[2] == ".venv-demo/bin/python examples/flights.py"
     assert "examples/flights.py" in ci
 

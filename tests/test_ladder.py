@@ -1,7 +1,7 @@
 """The ladder: trained models of every library, through every strategy, to the library's own bits.
 
 interpreter = library is proved by the tests of the frontends; here strategy = interpreter, strategy = library, and
-artifact = strategy. The fast tier takes a sample, the full tier every model of the zoos with 100,000 rows.
+artifact = strategy. The fast tier takes a sample, the full tier every model of the zoos with FULL_ROWS rows.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from woodpecker import reference
 from woodpecker.forest import Forest, tree_leaves
 
 from .gallery import compiled, strategies
-from .support import assert_bits_equal, boundary_rows
+from .support import FULL_ROWS, assert_bits_equal, boundary_rows
 from .zoo import Case
 
 ZOOS = {"xgboost": "zoo_xgboost", "lightgbm": "zoo_lightgbm", "sklearn": "zoo_sklearn"}
 STEP = {"xgboost": 100, "lightgbm": 112, "sklearn": 120}
-ROWS = 100_000
+ROWS = FULL_ROWS
 INTERPRETED = 2_000
 GEMM_WORK = 3e9
 """Matrix entries times rows, beyond which gemm gets fewer rows."""

@@ -15,7 +15,7 @@ lgb = pytest.importorskip("lightgbm")
 import pandas as pd  # noqa: E402
 
 from tests import zoo_lightgbm as zoo  # noqa: E402
-from tests.support import assert_bits_equal, boundary_rows  # noqa: E402
+from tests.support import FULL_ROWS, assert_bits_equal, boundary_rows  # noqa: E402
 from tests.zoo import Case  # noqa: E402
 from woodpecker import reference  # noqa: E402
 from woodpecker.errors import InvalidModelError, UnsupportedModelError  # noqa: E402
@@ -56,7 +56,7 @@ def test_interpreter_equals_library(case: Case) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("case", zoo.CASES, ids=lambda case: case.name)
 def test_interpreter_equals_library_on_all(case: Case) -> None:
-    check(case, 50_000)
+    check(case, FULL_ROWS // 2)
 
 
 def test_the_zoo_is_wide() -> None:

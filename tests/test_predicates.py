@@ -182,8 +182,8 @@ def test_category_within_the_zero_band():
     np.testing.assert_array_equal(walk(canonicalise(forest), X), reference.apply(forest, X))
 
 
-def test_bitsets_of_a_gibibyte_are_refused(monkeypatch):
+def test_bitsets_beyond_their_limit_are_refused(monkeypatch):
     monkeypatch.setattr(predicates, "MAX_BITSET_WORDS", 20)
     trees = [member(1, range(i, 200, 2), leaf(0.0), leaf(1.0)) for i in range(3)]
-    with pytest.raises(UnsupportedModelError, match="feature 1 need more than 1 GiB of bitsets"):
+    with pytest.raises(UnsupportedModelError, match="feature 1 need more than 256 MiB of bitsets"):
         canonicalise(from_nested(trees, 2))

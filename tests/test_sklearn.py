@@ -19,7 +19,7 @@ from woodpecker.forest import IN, Forest
 from woodpecker.frontend.sklearn import from_model
 from woodpecker.runtime.outputs import KINDS, leaves_onehot
 
-from .support import assert_bits_equal, bits, boundary_rows
+from .support import FULL_ROWS, assert_bits_equal, bits, boundary_rows
 from .zoo import Case
 from .zoo_sklearn import CASES
 from .zoo_sklearn_models import ESTIMATORS, STRINGS, columns, frame, train, train_categories
@@ -55,7 +55,7 @@ def test_scores(case: Case) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("case", CASES, ids=ids(CASES))
 def test_scores_full(case: Case) -> None:
-    check_scores(case, 50_000, seed=2)
+    check_scores(case, FULL_ROWS // 2, seed=2)
 
 
 def test_zoo_is_wide() -> None:

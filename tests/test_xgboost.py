@@ -16,7 +16,7 @@ from woodpecker.frontend import xgboost as frontend
 from woodpecker.reference import apply, cast, predict_raw
 from woodpecker.runtime.outputs import KINDS
 
-from .support import assert_bits_equal, boundary_rows
+from .support import FULL_ROWS, assert_bits_equal, boundary_rows
 from .zoo import Case
 
 xgb = pytest.importorskip("xgboost")
@@ -58,7 +58,7 @@ def test_sample_of_the_zoo(case):
 @pytest.mark.full
 @pytest.mark.parametrize("case", ids(CASES))
 def test_whole_zoo(case):
-    check(case, 100_000)
+    check(case, FULL_ROWS)
 
 
 def test_zoo_is_wide():

@@ -30,6 +30,15 @@ from .targets import CpuTarget, tvm_target
 os.environ.setdefault("TVM_BIND_THREADS", "0")
 
 _lock = threading.RLock()
+
+
+def _new_lock() -> None:
+    global _lock  # noqa: PLW0603 - another thread may have held it when this process was forked
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
 LAUNCHER = Path(__file__).parent / "runtime" / "c" / "launcher.c"
 
 
@@ -43,9 +52,11 @@ def jit(
     signatures: tuple[Signature, ...], links: Sequence[Mapping[str, Any]], target: CpuTarget
 ) -> Callable[[str], Any]:
     """entry name -> function, compiled when it is first asked for."""
+    home = os.getpid()
     texts = tuple(json.dumps([stage["name"], stage["args"]], sort_keys=True) for stage in links)
 
-    def entry(name: str) -> Any:
+    @functools.cache
+    def compiled(name: str) -> Any:
         short = name.removesuffix("_parallel")
         with _lock:
             if name != short:
@@ -55,7 +66,14 @@ def jit(
                 return _jit_link(text, signatures[0].acc_dtype, target.config, name != short)
             return _jit_entry(signatures, target.config, short, name != short)
 
-    return functools.cache(entry)
+    def entry(name: str) -> Any:
+        if name.endswith("_parallel") and os.getpid() != home:
+            # The workers of TVM's pool do not survive a fork: a child computes by itself, or loads an artifact.
+            serial = compiled(name.removesuffix("_parallel"))
+            return lambda *arguments: serial(*arguments[:-1])
+        return compiled(name)
+
+    return entry
 
 
 @functools.cache

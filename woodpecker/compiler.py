@@ -37,7 +37,7 @@ def compile(
             `Forest`; or any object with ``__woodpecker_forest__`` or a registered frontend.
         target: "llvm" or "cpu" for this machine's CPU, "x86-64-v2", "x86-64-v3", "x86-64-v4", or a TVM target of kind
             llvm (tag, dictionary, JSON or object) for this architecture.
-        strategy: "auto", "gemm", "tree_traversal", "perfect_tree_traversal" or "depth_rule".
+        strategy: "auto", "gemm", "tree_traversal", "perfect_tree_traversal", "bitslice" or "depth_rule".
         precision: "exact": raw scores have the bits of the source library. "fast": leaf values and sums are float32,
             so a float64 library's raw scores differ by at most ``(T + 1) * 2**-24 * sum(abs(terms))``, to first order.
         post_transform: What `predict` returns of the raw scores instead of the source's own: "none", "sigmoid",
@@ -54,7 +54,7 @@ def compile(
     Raises:
         InvalidModelError: the model contradicts itself. UnsupportedModelError: it has something that is not compiled;
             the message names it. StrategyError: the strategy or an option of it does not fit. TargetError: the target
-            is unknown. MissingExtraError: TVM is not installed.
+            is unknown. InputError: another argument is wrong. MissingExtraError: TVM is not installed.
     """
     threads.resolve(num_threads)
     tvm = import_tvm()
@@ -130,8 +130,9 @@ def _with_post_transform(forest: Forest, post_transform: Any) -> Forest:
         from .relay_ops.link import LINKS, POST_TRANSFORMS
 
         name = "identity" if post_transform in ("none", "identity") else post_transform
-        if name != "identity" and name not in LINKS:
-            known = ", ".join(dict.fromkeys([*POST_TRANSFORMS, *LINKS]))
+        parametric = ("isolation_score",)  # its denominator is a number of the source model
+        if not isinstance(name, str) or (name != "identity" and (name not in LINKS or name in parametric)):
+            known = ", ".join(n for n in dict.fromkeys([*POST_TRANSFORMS, *LINKS]) if n not in parametric)
             raise InputError(f"unknown post_transform {post_transform!r}; known: {known}, or a callable")
         methods = {"predict": Method("value", name)}
     return forest.replace(methods=methods)

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InvalidModelError
+from .errors import InputError, InvalidModelError
 
 # Node kinds: which values go left.
 LEAF, LT, LE, IN = 0, 1, 2, 3
@@ -61,7 +61,7 @@ class Method:
     """What one method of the source model returns, as a rule over raw scores.
 
     Args:
-        kind: A key of `woodpecker.runtime.outputs.KINDS`.
+        kind: A key of `woodpecker.runtime.outputs.KINDS`, or "leaves_onehot".
         link: The name of a link (`woodpecker.relay_ops.link.LINKS`) that is applied to the raw scores first.
         args: Parameters of the rule, JSON values only.
     """
@@ -281,7 +281,12 @@ def leaf_values(forest: Forest, t: int) -> np.ndarray:
 
 def select_trees(forest: Forest, trees: Sequence[int] | np.ndarray) -> Forest:
     """The forest of these trees, in this order; leaf values that no tree uses any more are dropped."""
-    trees = np.asarray(trees, np.int64)
+    trees = np.asarray(trees)
+    if trees.size == 0:
+        trees = trees.astype(np.int64)
+    whole = trees.ndim == 1 and trees.dtype.kind in "iu"
+    if not whole or ((trees < 0) | (trees >= forest.n_trees)).any():
+        raise InputError(f"trees must be a list of tree numbers from 0 to {forest.n_trees - 1}")
     sizes = np.diff(forest.tree_offset)[trees]
     offset = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     node = np.repeat(forest.tree_offset[:-1][trees] - offset[:-1], sizes) + np.arange(offset[-1])

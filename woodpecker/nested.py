@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,7 +55,11 @@ def from_nested(
     width = build.width or 1
     if n_outputs is None:
         n_outputs = width if width > 1 else int(outputs.max(initial=0)) + 1
-    return verify(build.forest(outputs, n_features, np.dtype(dtype), n_outputs, base_score, fields))
+    try:
+        forest = build.forest(outputs, n_features, np.dtype(dtype), n_outputs, base_score, fields)
+    except (ValueError, OverflowError) as error:
+        raise InvalidModelError(f"the numbers do not fit: {error}") from error
+    return verify(forest)
 
 
 class _Builder:
@@ -148,7 +153,7 @@ class _Builder:
                 self.set_offset.append(len(self.set_values))
             else:
                 threshold = float(node["threshold"])
-            feature = int(node["feature"])
+            feature = operator.index(node["feature"])
         except (TypeError, ValueError) as error:
             raise InvalidModelError(f"{where}: {error}") from None
         self._append(

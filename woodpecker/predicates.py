@@ -22,7 +22,8 @@ import numpy as np
 from .errors import UnsupportedModelError
 from .forest import IN, LEAF, LT, MISSING_ZERO, Forest, tree_depth
 
-MAX_BITSET_WORDS = 2**28
+MAX_BITSET_WORDS = 2**26
+PIECE_BITS = 2**26
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def canonicalise(forest: Forest) -> Canonical:
     """Bring a verified forest into canonical form.
 
     Raises:
-        UnsupportedModelError: its category sets need more than 1 GiB of bitsets.
+        UnsupportedModelError: its category sets need more than 256 MiB of bitsets.
     """
     inner = forest.kind != LEAF
     # `v < -inf` sends every value right, -inf too, which no bound expresses; an empty category set does.
@@ -132,8 +133,10 @@ def canonicalise(forest: Forest) -> Canonical:
     words: list[np.ndarray] = [np.zeros(1, np.uint32)]  # word 0 is read, and ignored, at numeric nodes
     n_words = 1
     n_sets = 0
-    for c in range(n_numeric, len(keys)):
-        nodes = np.flatnonzero(node_column == c)
+    by_column = np.argsort(node_column, kind="stable")
+    starts = np.searchsorted(node_column[by_column], np.arange(n_numeric, len(keys) + 1))
+    for c, begin, end in zip(range(n_numeric, len(keys)), starts[:-1], starts[1:], strict=True):
+        nodes = by_column[begin:end]
         edges, part = _bitsets(forest, int(feature[c]), nodes, never[nodes])
         bounds.append(edges)
         distinct, row = np.unique(part, axis=0, return_inverse=True)
@@ -210,18 +213,25 @@ def _bitsets(forest: Forest, feature: int, nodes: np.ndarray, never: np.ndarray)
     n_words = missing // 32 + 1
     if len(nodes) * n_words > MAX_BITSET_WORDS:
         raise _too_many_categories(feature)
-    right = np.ones((len(nodes), n_words * 32), bool)
     default_right = ~forest.default_left[nodes]
-    if exact:
-        right[:] = (default_right | never)[:, None]  # a value that is no known category is missing, unless never < it
-        right[:, rank[occurs]] = True
-    right[:, missing] = default_right
     which = np.searchsorted(known, member)
-    right[owner[occurs[which]], rank[which[occurs[which]]]] = False
-    return edges, np.packbits(right, axis=1, bitorder="little").view("<u4")
+    owner, left_rank = owner[occurs[which]], rank[which[occurs[which]]]
+    bits = np.empty((len(nodes), n_words), np.uint32)
+    piece = max(1, PIECE_BITS // (32 * n_words))  # while it is built, a bit takes a byte
+    for begin in range(0, len(nodes), piece):
+        end = min(begin + piece, len(nodes))
+        right = np.ones((end - begin, n_words * 32), bool)
+        if exact:  # a value that is no known category is missing, unless never < it
+            right[:] = (default_right | never)[begin:end, None]
+            right[:, rank[occurs]] = True
+        right[:, missing] = default_right[begin:end]
+        a, b = np.searchsorted(owner, [begin, end])
+        right[owner[a:b] - begin, left_rank[a:b]] = False
+        bits[begin:end] = np.packbits(right, axis=1, bitorder="little").view("<u4")
+    return edges, bits
 
 
 def _too_many_categories(feature: int) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"the category sets of feature {feature} need more than 1 GiB of bitsets; train with fewer categories"
+        f"the category sets of feature {feature} need more than 256 MiB of bitsets; train with fewer categories"
     )

@@ -82,6 +82,11 @@ def resolve(target: Any) -> CpuTarget:
         TargetError: it is unknown, or not a CPU of this machine's architecture.
         MissingExtraError: TVM is not installed.
     """
+    if (sys.platform, machine.machine()) != ("linux", "x86_64"):
+        raise TargetError(
+            f"this version compiles on Linux on x86_64 only, and this is {machine.machine()} on {sys.platform}: "
+            "compile the model there"
+        )
     tvm = import_tvm()
     if isinstance(target, tvm.target.Target):
         target = dict(target.export())

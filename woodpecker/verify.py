@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from typing import Any
+
 import numpy as np
 
 from . import forest as ir
@@ -22,6 +26,7 @@ def verify(forest: Forest) -> Forest:
     Raises:
         InvalidModelError: names the first offending tree and node.
     """
+    _check_types(forest)
     _check_sizes(forest)
     _check_arrays(forest)
     _check_nodes(forest)
@@ -39,6 +44,30 @@ def _fail(forest: Forest, bad: np.ndarray, what: str) -> None:
         node = int(nodes[0])
         tree = int(np.searchsorted(forest.tree_offset, node, side="right")) - 1
         raise InvalidModelError(f"tree {tree}, node {node - int(forest.tree_offset[tree])}: {what}")
+
+
+def _check_types(f: Forest) -> None:
+    for field in dataclasses.fields(f):
+        value = getattr(f, field.name)
+        if field.type in ("np.ndarray", "np.ndarray | None") and not isinstance(value, np.ndarray):
+            if value is None and "None" in str(field.type):
+                continue
+            raise InvalidModelError(f"Forest.{field.name} must be a numpy array, found {type(value).__name__}")
+        if field.type == "float" and (isinstance(value, bool) or not isinstance(value, (int, float, np.number))):
+            raise InvalidModelError(f"Forest.{field.name} must be a number, found {value!r}")
+    if f.base_score.ndim != 1 or f.values.ndim != 2:
+        raise InvalidModelError("Forest.base_score must have shape (outputs,), Forest.values (leaves, 1 or outputs)")
+    try:
+        json.dumps([dict(f.source), [dict(m.args) for m in f.methods.values()]], default=_plain, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidModelError(f"source and the args of methods must be JSON values: {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    """Numpy scalars and arrays as JSON values."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(f"{value!r} is a {type(value).__name__}")
 
 
 def _check_sizes(f: Forest) -> None:
@@ -210,3 +239,7 @@ def _check_metadata(f: Forest) -> None:
             raise InvalidModelError(f"{name!r} can't be the name of a method of a predictor")
         if method.kind not in OUTPUT_KINDS:
             raise InvalidModelError(f"method {name!r} is of kind {method.kind!r}; known: {', '.join(OUTPUT_KINDS)}")
+        if method.kind == "label" and len(f.classes) != len(method.args.get("groups", [0])):
+            raise InvalidModelError(
+                f"method {name!r} returns labels, and classes holds {len(f.classes)} arrays of them"
+            )

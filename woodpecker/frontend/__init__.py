@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import operator
 import os
 import reprlib
 import stat
@@ -90,7 +91,7 @@ def _missing(value: Any) -> float:
 
 def _iteration_range(value: Any) -> tuple[int, int]:
     try:
-        start, stop = (int(v) for v in value if int(v) == v)
+        start, stop = (operator.index(v) for v in value)
     except (TypeError, ValueError, OverflowError):
         raise UnsupportedModelError(f"iteration_range must be two integers (start, stop), found {value!r}") from None
     return start, stop

@@ -9,6 +9,7 @@ A strategy is a module with the same few functions as its siblings:
     applicable(canonical, options)  None, or the reason why it cannot serve this forest; allocates nothing
     cost(canonical, rows)           estimated ns per row, for `auto`
     prepare(canonical, options)     numbers: a `Layout` of numpy tables
-    leaf_node(...)                  the tensor program, as expressions that TE graphs and TIR kernels share
-    forward(...)                    the same as a TE graph: column values (C, n) -> positions (n, T)
+    positions(canonical, layout)    which leaf of the IR each leaf position of the tables is
+    forward(...)                    the tensor program as a TE graph: column values (C + 1, n) -> positions (n, T); its
+                                    expressions (`step`, `test`) are those of the kernels. The three classics have one
 """

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import tirx
 
+from ..errors import StrategyError
 from ..forest import LEAF, node_depth, tree_leaves, tree_of_node
 from ..layout import Layout
 from ..predicates import Canonical
@@ -196,6 +197,12 @@ def _circuit(canonical: Canonical) -> _Circuit:
         rights.append(right[at, bit])
         results.append(here[at, bit])
     roots = forest.tree_offset[:-1]
+    rows_needed = FIRST + bits + 2 * widest + int(column_rows(canonical)[-1]) + canonical.n_predicates
+    if rows_needed > MAX_ROWS:
+        raise StrategyError(
+            f"strategy {NAME!r} needs {rows_needed:,} mask rows for this forest; the limit is {MAX_ROWS:,}. Use "
+            "strategy='tree_traversal'"
+        )
     # A bit of the root that no multiplexer made is copied: a constant, or a mask itself.
     at, bit = np.nonzero(value[roots] < output)
     root = value[roots][at, bit]

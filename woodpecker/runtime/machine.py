@@ -20,7 +20,7 @@ X86_FLAGS = {
     "avx512vl": "avx512vl", "avx512vbmi": "avx512vbmi", "avx512vbmi2": "avx512_vbmi2", "avx512vnni": "avx512_vnni",
     "avx512bitalg": "avx512_bitalg", "avx512vpopcntdq": "avx512_vpopcntdq", "avx512ifma": "avx512ifma",
     "avx512bf16": "avx512_bf16", "avx512fp16": "avx512_fp16", "avxvnni": "avx_vnni", "gfni": "gfni", "vaes": "vaes",
-    "vpclmulqdq": "vpclmulqdq", "adx": "adx",
+    "vpclmulqdq": "vpclmulqdq", "adx": "adx", "sse4a": "sse4a", "xop": "xop", "fma4": "fma4", "tbm": "tbm",
 }  # fmt: skip
 
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}

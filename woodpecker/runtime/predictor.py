@@ -181,7 +181,8 @@ class Predictor(CompiledModel):
             self._call("raw_f32" if X.dtype == np.float32 else "raw_f64", X, out)
             return out
         rows = read_rows(X, self._spec)
-        return rows.restore(self._scores("raw", rows, self._out(out, (rows.n, self.n_outputs_), self._acc_dtype)))
+        scores = self._scores("raw", rows, self._out(out, (rows.n, self.n_outputs_), self._acc_dtype))
+        return rows.restore(scores if out is None else out)
 
     def apply(self, X: Any, *, out: np.ndarray | None = None) -> Any:
         """Leaf ids: (n, T) int32, numbered as the source library numbers its leaves.
@@ -189,7 +190,8 @@ class Predictor(CompiledModel):
         Args and errors: see `predict_raw`; ``out`` is (n, T) int32.
         """
         rows = read_rows(X, self._spec)
-        return rows.restore(self._scores("apply", rows, self._out(out, (rows.n, self.n_trees_), np.dtype(np.int32))))
+        ids = self._scores("apply", rows, self._out(out, (rows.n, self.n_trees_), np.dtype(np.int32)))
+        return rows.restore(ids if out is None else out)
 
     def _method(self, name: str, X: Any) -> Any:
         """What the source model's method ``name`` returns for X."""
@@ -213,6 +215,8 @@ class Predictor(CompiledModel):
     def _scores(self, kind: str, rows: Rows, out: np.ndarray) -> np.ndarray:
         name = f"{kind}_{'f32' if rows.dtype == np.float32 else 'f64'}"
         for begin, end, block in rows.blocks():
+            if np.may_share_memory(block, out):
+                raise InputError("out shares memory with X, which is read while out is written: pass another array")
             self._call(name, block, out[begin:end])
         return out
 
@@ -247,7 +251,8 @@ class Predictor(CompiledModel):
             raise InputError(f"out must be a numpy array of {dtype}, shape {shape}; found {found}")
         if not (out.flags.c_contiguous and out.flags.writeable and out.flags.aligned):
             raise InputError("out must be C-contiguous, writable and aligned")
-        return out
+        # The strides of an axis of length 1 are arbitrary in numpy and checked in an entry.
+        return np.ndarray(shape, dtype, buffer=out)
 
 
 def _writable_alias(X: np.ndarray) -> np.ndarray:

@@ -10,11 +10,12 @@
  *
  * The pool starts on the first parallel call. Workers spin for a moment before they sleep, so that calls in a row
  * cost a few microseconds. It is safe after fork: the child starts with no workers. While one call uses the pool,
- * another thread's call runs its tasks itself. The library is linked with -z nodelete, because workers outlive calls.
+ * another thread's call runs its tasks itself, one after the other. The library is linked with -z nodelete, because workers outlive calls.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
@@ -135,12 +136,16 @@ static void grow(int workers) {
   pthread_attr_t attr;
   pthread_attr_init(&attr);
   pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+  sigset_t all, before; /* a worker inherits the mask: signals are for the host's own threads */
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
   while (pool.workers < workers) {
     pthread_t thread;
     void* seen = (void*)(uintptr_t)atomic_load(&pool.generation);
     if (pthread_create(&thread, &attr, worker, seen)) break; /* fewer workers do all the work as well */
     pool.workers++;
   }
+  pthread_sigmask(SIG_SETMASK, &before, 0);
   pthread_attr_destroy(&attr);
 }
 
@@ -170,7 +175,10 @@ static int parallel(Entry entry, const Any* args, int32_t num_args, Any* result)
   pthread_cond_broadcast(&pool.wake);
   pthread_mutex_unlock(&pool.mutex);
   work();
-  for (int i = 0; atomic_load(&pool.pending); i++) i < kSpins ? relax() : (void)sched_yield();
+  for (int spins = 0; atomic_load(&pool.pending);) {
+    if (spins < kSpins) spins++, relax();
+    else sched_yield();
+  }
   int failed = atomic_load(&pool.failed);
   pthread_mutex_unlock(&pool.busy);
   /* An error belongs to the thread that met it: meet it here, so that the caller sees it. */
