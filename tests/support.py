@@ -8,7 +8,8 @@ import numpy as np
 
 from woodpecker.forest import IN, LEAF, Forest
 
-FULL_ROWS = int(os.environ.get("WOODPECKER_TEST_ROWS", "100000"))
+DEFAULT_ROWS = 100_000
+FULL_ROWS = int(os.environ.get("WOODPECKER_TEST_ROWS", DEFAULT_ROWS))
 """Rows per model of the zoos in the full tier."""
 
 SPECIAL = np.array(
