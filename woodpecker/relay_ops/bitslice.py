@@ -55,7 +55,7 @@ def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
     numbers = canonical.forest.n_trees << max(1, (leaves - 1).bit_length())
     if numbers * 24 > MAX_BYTES:
         return f"{canonical.forest.n_trees:,} trees with tables for {leaves:,} leaves each need more than 256 MiB"
-    rows = int(column_rows(canonical)[-1]) + canonical.n_predicates
+    rows = predicate_rows(canonical)
     if rows > MAX_ROWS // 2:
         return f"{canonical.n_predicates:,} distinct predicates need {rows:,} rows; the limit is {MAX_ROWS // 2:,}"
     return None
@@ -86,14 +86,12 @@ class _Circuit:
         operations: uint64: select | left << 16 | right << 32 | result << 48, as row numbers of the mask matrix.
         bits: Bits of a leaf number.
         n_temporary: Rows of one of the two temporary areas.
-        leaf_number: (N,) int64, -1 at inner nodes.
     """
 
     offset: np.ndarray
     operations: np.ndarray
     bits: int
     n_temporary: int
-    leaf_number: np.ndarray
 
 
 def _leaf_numbers(canonical: Canonical, levels: list[np.ndarray], bits: int) -> np.ndarray:
@@ -156,6 +154,12 @@ def column_rows(canonical: Canonical) -> np.ndarray:
     return np.cumsum(np.concatenate([[0], np.where(ranked_columns(canonical), RANKS, counts)]))
 
 
+def predicate_rows(canonical: Canonical) -> int:
+    """Mask rows of all predicates: those of the columns' bounds, and one for each distinct category set."""
+    sets = canonical.n_predicates - int(canonical.columns.bound_offset[canonical.columns.n_numeric])
+    return int(column_rows(canonical)[-1]) + sets
+
+
 def ranked_columns(canonical: Canonical) -> np.ndarray:
     """(numeric columns,) bool: which have more bounds than are cheaply compared one by one, and at most RANKS."""
     columns = canonical.columns
@@ -197,7 +201,7 @@ def _circuit(canonical: Canonical) -> _Circuit:
         rights.append(right[at, bit])
         results.append(here[at, bit])
     roots = forest.tree_offset[:-1]
-    rows_needed = FIRST + bits + 2 * widest + int(column_rows(canonical)[-1]) + canonical.n_predicates
+    rows_needed = FIRST + bits + 2 * widest + predicate_rows(canonical)
     if rows_needed > MAX_ROWS:
         raise StrategyError(
             f"strategy {NAME!r} needs {rows_needed:,} mask rows for this forest; the limit is {MAX_ROWS:,}. Use "
@@ -224,7 +228,7 @@ def _circuit(canonical: Canonical) -> _Circuit:
         rows(selects) | rows(lefts) << np.uint64(16) | rows(rights) << np.uint64(32) | rows(results) << np.uint64(48)
     )
     offset = np.searchsorted(owner[order], np.arange(forest.n_trees + 1))
-    return _Circuit(offset, packed, bits, widest, number)
+    return _Circuit(offset, packed, bits, widest)
 
 
 def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
@@ -244,7 +248,7 @@ def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
         tables["bound64"] = columns.bound64[:numeric]
     scalars = {
         "first_predicate": first_predicate,
-        "n_mask_rows": first_predicate + int(column_rows(canonical)[-1]),
+        "n_mask_rows": first_predicate + predicate_rows(canonical),
     }
     if canonical.has_categories:
         at = np.flatnonzero(canonical.node_bitset >= 0)
@@ -252,7 +256,6 @@ def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
         tables["set_word"] = words.astype(np.int32)
         tables["set_column"] = canonical.node_column[at[index]].astype(np.int32)
         scalars["n_sets"] = len(words)
-        scalars["n_mask_rows"] += len(words)
     return Layout(scalars, tables, {"bits": circuit.bits}, frozenset())
 
 
