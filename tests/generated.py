@@ -161,7 +161,7 @@ def free_profiles() -> st.SearchStrategy[Profile]:
         if linear:
             fields |= dict(dtype="float64", input_dtype="float64", sentinel=False)
         elif vector:
-            fields |= dict(width=fields["outputs"])
+            fields |= dict(width=fields["outputs"], outputs=1)
         if fields["zero_rule"]:
             fields["band"] = min(fields["band"], ZERO_BAND)
         return Profile("free", linear=linear, **fields)
