@@ -143,9 +143,9 @@ class TestSaving:
         assert copy.read_bytes() == before
 
     def test_folder(self, forest, tmp_path):
-        with pytest.raises(IsADirectoryError, match=r"is a directory; give the path of a file"):
+        with pytest.raises(IsADirectoryError, match="is a directory: name a file"):
             wp.compile(forest).save(tmp_path)
-        with pytest.raises(FileNotFoundError, match=r"the folder .*absent does not exist"):
+        with pytest.raises(FileNotFoundError, match=r"there is no folder .*absent"):
             wp.compile(forest).save(tmp_path / "absent" / "m.so")
 
     def test_interrupted_replacement_leaves_nothing(self, forest, tmp_path, monkeypatch):

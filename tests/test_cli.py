@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import woodpecker as wp
+from woodpecker import files
 from woodpecker.cli import common, main
 
 from .cli_support import PROGRAM, booster, cli_fixture, failed, folder_fixture, frame  # noqa: F401
@@ -270,14 +271,14 @@ class TestCommon:
 
     def test_atomic_path(self, tmp_path):
         out = tmp_path / "x"
-        with common.atomic_path(out) as temporary:
+        with files.atomic_path(out) as temporary:
             temporary.write_text("new")
             assert not out.exists()
         assert out.read_text() == "new"
         umask = os.umask(0)
         os.umask(umask)
         assert out.stat().st_mode & 0o777 == 0o666 & ~umask
-        with pytest.raises(FileNotFoundError), common.atomic_path(out) as temporary:
+        with pytest.raises(FileNotFoundError), files.atomic_path(out) as temporary:
             temporary.with_name("none").rename(temporary)
         assert out.read_text() == "new"
         assert os.listdir(tmp_path) == ["x"]

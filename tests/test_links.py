@@ -297,3 +297,18 @@ def test_methods_of_sklearn(case):
     predictor = compiled(forest, "tree_traversal")
     X = np.random.default_rng(4).normal(size=(400, predictor.n_features_in_))
     check_methods(model, predictor, X, {m: getattr(model, m) for m in forest.methods})
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (Method("value", "isolation_score"), "needs the argument 'denominator'"),
+        (Method("value", "isolation_score", {"denominator": 0.0}), "'denominator' of link 'isolation_score' must be"),
+        (Method("value", "lgb_sigmoid", {"sigmoid": "2"}), "'sigmoid' of link 'lgb_sigmoid' must be"),
+        (Method("value", "identity", {"divide": True}), "'divide' of link 'identity' must be"),
+        (Method("value", "logistic"), "unknown link 'logistic'; known: identity, "),
+    ],
+)
+def test_wrong_links_are_named(method, message):
+    with pytest.raises(UnsupportedModelError, match=message):
+        wp.compile(from_nested([{"value": 1.0}], 1, methods={"predict": method}))

@@ -21,6 +21,7 @@ import numpy as np
 import tvm
 
 from .errors import TargetError
+from .files import atomic_path, check_output
 from .layout import Signature
 from .manifest import ENTRIES
 from .schedules import cpu, cpu_link
@@ -115,10 +116,7 @@ def export(
         OSError: the path can't be written.
     """
     final = Path(path)
-    if final.is_dir():
-        raise IsADirectoryError(f"{final} is a directory; give the path of a file, such as {final / 'model.so'}")
-    if not final.parent.is_dir():
-        raise FileNotFoundError(f"the folder {final.parent} does not exist")
+    check_output(final)
     compiler = c_compiler()
     names = [*ENTRIES, *(f"link_{i}" for i in range(len(links)))]
     functions = {f"{prefix}_{name}": kernel(signatures, f"{prefix}_{name}", name) for name in ENTRIES}
@@ -152,17 +150,8 @@ def export(
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
             raise TargetError(f"the C compiler failed: {shlex.join(command)}\n{done.stderr.strip()[-2000:]}")
-        handle, staged = tempfile.mkstemp(prefix=f".{final.name}.", dir=final.parent)
-        os.close(handle)
-        try:
+        with atomic_path(final, mode=0o777) as staged:
             shutil.copyfile(Path(folder) / "model.so", staged)
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(staged, 0o777 & ~umask)
-            os.replace(staged, final)
-        except BaseException:
-            Path(staged).unlink(missing_ok=True)
-            raise
 
 
 def c_compiler() -> list[str]:

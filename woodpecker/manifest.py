@@ -32,7 +32,11 @@ ENTRIES = ("raw_f32", "raw_f64", "apply_f32", "apply_f64")
 
 
 def link_stages(forest: Forest) -> list[dict[str, Any]]:
-    """The distinct links of a forest's methods: [{"name", "args", "width"}]. The identity is no stage."""
+    """The distinct links of a forest's methods: [{"name", "args", "width"}]. The identity is no stage.
+
+    Raises:
+        UnsupportedModelError: an unknown link, or an argument of a link is absent or no number.
+    """
     stages: list[dict[str, Any]] = []
     for method in forest.methods.values():
         stage = _stage(method, forest)
@@ -42,7 +46,7 @@ def link_stages(forest: Forest) -> list[dict[str, Any]]:
 
 
 def _stage(method: Method, forest: Forest) -> dict[str, Any] | None:
-    args = {k: method.args[k] for k in ("divide", "sigmoid", "denominator") if k in method.args}
+    args = link.arguments(method.link, method.args)
     if method.kind == "leaves_onehot" or (method.link == "identity" and "divide" not in args):
         return None
     width = forest.n_outputs

@@ -122,13 +122,20 @@ class _Builder:
             value = np.atleast_1d(np.asarray(node["value"], np.float64))
         except (TypeError, ValueError):
             raise InvalidModelError(f"tree {t}, node {number}: the value {node['value']!r} is no number") from None
+        try:
+            leaf_id = operator.index(node.get("id", number))
+            const = float(node.get("const", value.flat[0] if value.size else 0.0))
+            coef = {operator.index(f): float(c) for f, c in dict(node.get("coef", {})).items()}
+            cover = float(node.get("cover", np.nan))
+        except (TypeError, ValueError) as error:
+            raise InvalidModelError(f"tree {t}, node {number}: {error}") from None
         if value.ndim != 1 or (self.width is not None and len(value) != self.width):
             raise InvalidModelError(f"tree {t}, node {number}: leaves must have {self.width} values each")
         self.width = len(value)
         row = len(self.values)
-        self._append(kind=LEAF, leaf=row, leaf_id=node.get("id", number), cover=node.get("cover", np.nan))
+        self._append(kind=LEAF, leaf=row, leaf_id=leaf_id, cover=cover)
         self.values.append(value.tolist())
-        self.linear.append((float(node.get("const", value[0])), dict(node.get("coef", {}))))
+        self.linear.append((const, coef))
 
     def _inner(self, t: int, number: int, node: Mapping[str, Any]) -> None:
         where = f"tree {t}, node {number}"
@@ -154,6 +161,7 @@ class _Builder:
             else:
                 threshold = float(node["threshold"])
             feature = operator.index(node["feature"])
+            cover = float(node.get("cover", np.nan))
         except (TypeError, ValueError) as error:
             raise InvalidModelError(f"{where}: {error}") from None
         self._append(
@@ -163,7 +171,7 @@ class _Builder:
             missing=MISSING_ZERO if node.get("missing_rule") == "zero" else MISSING_NAN,
             default_left=node.get("missing") == "left",
             category_set=category_set,
-            cover=node.get("cover", np.nan),
+            cover=cover,
         )
 
     def forest(

@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, errors as one line, progress, parsing of options, atomic files."""
+"""What the commands share: exit codes, errors as one line, progress, parsing of options."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import functools
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -136,41 +135,6 @@ def is_artifact(path: Path) -> bool:
     """Whether the file is a shared library, by its first bytes."""
     with path.open("rb") as file:
         return file.read(4) == b"\x7fELF"
-
-
-def check_output(path: Path) -> None:
-    """Find out before the work, not after it, that a file cannot be written.
-
-    Raises:
-        OSError: the folder does not exist or cannot be written to, or ``path`` is a directory.
-    """
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a directory: name a file to write")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to")
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"the folder {path.parent} cannot be written to")
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block succeeds, and is removed when it fails.
-
-    Raises:
-        OSError: see `check_output`.
-    """
-    check_output(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def size(n: float) -> str:

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import check_output, command, parse_options, parse_range, progress, size
+from ..files import check_output
+from .common import command, parse_options, parse_range, progress, size
 
 
 @command

@@ -10,7 +10,8 @@ import numpy as np
 import typer
 
 from ..errors import InputError
-from .common import check_output, command, progress
+from ..files import check_output
+from .common import command, progress
 
 
 @command

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import InputError, MissingExtraError
-from .common import atomic_path
+from ..files import atomic_path
 
 SUFFIXES = (".npy", ".csv", ".parquet")
 

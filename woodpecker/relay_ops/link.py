@@ -108,6 +108,8 @@ LINKS: dict[str, Link] = {
 }
 """Name -> link. "identity" is no stage, so it is not here."""
 
+PARAMETERS = ("divide", "sigmoid", "denominator")
+
 POST_TRANSFORMS = ("none", "sigmoid", "softmax", "log_sigmoid", "log_softmax", "exp")
 """The links that `compile(post_transform=...)` takes by a library-neutral name; those of LINKS work as well."""
 
@@ -121,6 +123,24 @@ def find(name: str) -> Link:
     if name not in LINKS:
         raise UnsupportedModelError(f"unknown link {name!r}; known: identity, {', '.join(LINKS)}")
     return LINKS[name]
+
+
+def arguments(name: str, args: Mapping[str, Any]) -> dict[str, float]:
+    """The parameters among ``args`` that the code of a link depends on.
+
+    Raises:
+        UnsupportedModelError: one that it needs is absent, or one is no finite number other than 0.
+    """
+    if name == "isolation_score" and "denominator" not in args:
+        raise UnsupportedModelError("the link 'isolation_score' needs the argument 'denominator'")
+    found = {k: args[k] for k in PARAMETERS if k in args}
+    for key, value in found.items():
+        number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+        if not number or not np.isfinite(value) or value == 0:
+            raise UnsupportedModelError(
+                f"the argument {key!r} of link {name!r} must be a number other than 0: {value!r}"
+            )
+    return found
 
 
 def prescale(x: Expr, args: Mapping[str, Any]) -> Expr:
