@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import woodpecker as wp
-from woodpecker.errors import InputError, InvalidModelError, StrategyError, UnsupportedModelError
+from woodpecker.errors import InputError, InvalidModelError, StrategyError
 from woodpecker.forest import Method, select_trees
 from woodpecker.frontend import to_forest
 from woodpecker.nested import from_nested
@@ -73,7 +73,7 @@ def test_post_transform_must_be_complete(name):
 
 @pytest.mark.parametrize("bad", [(0.5, 3, 7), (0, 1.5), (1,), 3])
 def test_iteration_range_is_two_integers(bad):
-    with pytest.raises(UnsupportedModelError, match="two integers"):
+    with pytest.raises(InputError, match="two integers"):
         to_forest(forest(), iteration_range=bad)
 
 

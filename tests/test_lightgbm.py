@@ -18,7 +18,7 @@ from tests import zoo_lightgbm as zoo  # noqa: E402
 from tests.support import FULL_ROWS, assert_bits_equal, boundary_rows  # noqa: E402
 from tests.zoo import Case  # noqa: E402
 from woodpecker import reference  # noqa: E402
-from woodpecker.errors import InvalidModelError, UnsupportedModelError  # noqa: E402
+from woodpecker.errors import InputError, InvalidModelError, UnsupportedModelError  # noqa: E402
 from woodpecker.forest import IN, LEAF, MISSING_NAN, MISSING_ZERO, Forest  # noqa: E402
 from woodpecker.frontend.lightgbm import from_file, from_model, matches  # noqa: E402
 from woodpecker.frontend.lightgbm_objective import atof  # noqa: E402
@@ -172,7 +172,7 @@ def test_iteration_range(name: str) -> None:
         np.testing.assert_array_equal(leaves, booster.predict(X, pred_leaf=True, **chosen).reshape(100, -1))
         np.testing.assert_allclose(call(forest, "predict", X), booster.predict(X, **chosen), rtol=4e-15, atol=0)
     for wrong in [(0, total + 1), (-1, 2), (2, 2), (3, 1)]:
-        with pytest.raises(UnsupportedModelError, match="iteration_range"):
+        with pytest.raises(InputError, match="iteration_range"):
             from_model(booster, iteration_range=wrong)
 
 
@@ -220,7 +220,7 @@ def test_names_of_unnamed_columns_are_not_kept() -> None:
 
 @pytest.mark.parametrize("missing", [0.0, -999, None, "nan"])
 def test_missing_other_than_nan(missing: Any) -> None:
-    with pytest.raises(UnsupportedModelError, match="missing"):
+    with pytest.raises(InputError, match="missing"):
         from_model(make("gbdt-binary"), missing=missing)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from woodpecker import reference
-from woodpecker.errors import InvalidModelError, UnsupportedModelError, WoodpeckerError
+from woodpecker.errors import InputError, InvalidModelError, UnsupportedModelError, WoodpeckerError
 from woodpecker.forest import Forest
 from woodpecker.frontend import SupportsForest, protocol, register_frontend, to_forest
 
@@ -110,18 +110,18 @@ def test_options_reach_a_registered_function_only_where_given():
 @pytest.mark.parametrize("model", [stump(), Speaks()], ids=["forest", "protocol"])
 @pytest.mark.parametrize("options", [{"missing": 0.0}, {"iteration_range": (0, 1)}], ids=["missing", "range"])
 def test_options_that_would_be_ignored_are_refused(model, options):
-    with pytest.raises(UnsupportedModelError, match=next(iter(options))):
+    with pytest.raises(InputError, match=next(iter(options))):
         to_forest(model, **options)
 
 
 @pytest.mark.parametrize("bad", [(1,), (1, 2, 3), 5, "ab", (0.5, 2), (0, float("inf"))])
 def test_wrong_iteration_range(bad):
-    with pytest.raises(UnsupportedModelError, match="two integers"):
+    with pytest.raises(InputError, match="two integers"):
         to_forest(stump(), iteration_range=bad)
 
 
 def test_wrong_missing():
-    with pytest.raises(UnsupportedModelError, match="missing must be a number"):
+    with pytest.raises(InputError, match="missing must be a number"):
         to_forest(stump(), missing="NA")
 
 

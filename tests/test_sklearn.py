@@ -14,7 +14,7 @@ from scipy.special import expit
 from sklearn import ensemble
 
 from woodpecker import reference
-from woodpecker.errors import UnsupportedModelError
+from woodpecker.errors import InputError, UnsupportedModelError
 from woodpecker.forest import IN, Forest
 from woodpecker.frontend.sklearn import from_model
 from woodpecker.runtime.outputs import KINDS, leaves_onehot
@@ -232,11 +232,11 @@ def test_iteration_range_and_missing() -> None:
     forest = train(ensemble.RandomForestRegressor, "real", 0, n_estimators=4)
     assert from_model(boosted, iteration_range=(0, 2)).n_trees == 2
     for bad in ((0, 5), (1, 3), (0, 0), (-1, 2)):
-        with pytest.raises(UnsupportedModelError, match="iteration_range"):
+        with pytest.raises(InputError, match="iteration_range"):
             from_model(boosted, iteration_range=bad)
-    with pytest.raises(UnsupportedModelError, match="iteration_range"):
+    with pytest.raises(InputError, match="iteration_range"):
         from_model(forest, iteration_range=(0, 2))
-    with pytest.raises(UnsupportedModelError, match="missing=0"):
+    with pytest.raises(InputError, match="missing=0"):
         from_model(forest, missing=0)
     assert from_model(forest, missing=np.float32("nan")).n_trees == 4
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from woodpecker.errors import InvalidModelError, UnsupportedModelError
+from woodpecker.errors import InputError, InvalidModelError, UnsupportedModelError
 from woodpecker.forest import Forest
 from woodpecker.frontend import xgboost as frontend
 from woodpecker.reference import apply, cast, predict_raw
@@ -270,7 +270,7 @@ def test_best_iteration_after_reloading(tmp_path):
 @pytest.mark.parametrize("rounds", [(0, 11), (-1, 2), (5, 3), (11, 0)])
 def test_refuses_rounds_outside_of_the_model(rounds):
     model = booster("rounds", 10, max_depth=1).make()
-    with pytest.raises(UnsupportedModelError, match="iteration_range"):
+    with pytest.raises(InputError, match="iteration_range"):
         frontend.from_model(model, iteration_range=rounds)
 
 

@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from ..errors import InvalidModelError, UnsupportedModelError
+from ..errors import InputError, InvalidModelError, UnsupportedModelError
 from ..forest import Forest
 from ..verify import verify
 from .protocol import SupportsForest, call, from_entry_point, qualified_name, register_frontend, registered
@@ -49,6 +49,7 @@ def to_forest(
     Raises:
         InvalidModelError: no such file, or the model contradicts itself.
         UnsupportedModelError: not a model that woodpecker compiles, or a file format that it does not read.
+        InputError: ``missing`` or ``iteration_range`` is malformed, or has no meaning for this model.
     """
     model = model_or_path
     missing = _missing(missing)
@@ -86,20 +87,20 @@ def _missing(value: Any) -> float:
     try:
         return float(value + 0.0)
     except (TypeError, ValueError, OverflowError):
-        raise UnsupportedModelError(f"missing must be a number, found {value!r}") from None
+        raise InputError(f"missing must be a number, found {value!r}") from None
 
 
 def _iteration_range(value: Any) -> tuple[int, int]:
     try:
         start, stop = (operator.index(v) for v in value)
     except (TypeError, ValueError, OverflowError):
-        raise UnsupportedModelError(f"iteration_range must be two integers (start, stop), found {value!r}") from None
+        raise InputError(f"iteration_range must be two integers (start, stop), found {value!r}") from None
     return start, stop
 
 
 def _refuse_options(given: dict[str, Any], what: str) -> None:
     if given:
-        raise UnsupportedModelError(
+        raise InputError(
             f"{' and '.join(given)} cannot be given with {what}: a forest holds its own missing_value and trees (see "
             "Forest.replace and woodpecker.forest.select_trees)"
         )

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InvalidModelError, UnsupportedModelError
+from ..errors import InputError, InvalidModelError, UnsupportedModelError
 from ..forest import ZERO_BAND, Forest
 from ..verify import verify
 from .lightgbm_objective import link, live_sigmoid, methods
@@ -42,6 +42,7 @@ def from_model(model: Any, *, missing: float = float("nan"), iteration_range: tu
     Raises:
         InvalidModelError: the model is not fitted, or contradicts itself.
         UnsupportedModelError: it uses something that has no exact translation; the message names it.
+        InputError: ``missing`` is not NaN, or the model does not have these iterations.
     """
     kind = _kind(model)
     if kind is None or kind == "CVBooster" or kind.startswith("Dask"):
@@ -74,6 +75,7 @@ def from_file(
     Raises:
         InvalidModelError: the text is damaged or contradicts itself; names the tree and the field.
         UnsupportedModelError: a version or an objective that is unknown; names it.
+        InputError: ``missing`` is not NaN, or the model does not have these iterations.
         OSError: the file cannot be read.
     """
     data = path_or_bytes if isinstance(path_or_bytes, bytes) else Path(path_or_bytes).read_bytes()
@@ -98,7 +100,7 @@ def _forest(
     estimator: Any,
 ) -> Forest:
     if not (isinstance(missing, (int, float, np.number)) and math.isnan(missing)):
-        raise UnsupportedModelError(
+        raise InputError(
             f"missing={missing!r}: LightGBM knows no missing value but NaN (and zeros, where a model was trained with "
             "zero_as_missing); leave missing at its default"
         )
@@ -135,7 +137,7 @@ def _iterations(parsed: ModelText, iteration_range: tuple[int, int] | None) -> t
         raise InvalidModelError(f"{len(parsed.trees)} trees are no whole number of iterations of {parsed.n_outputs}")
     start, stop = (0, total) if iteration_range is None else iteration_range
     if iteration_range is not None and not 0 <= start < stop <= total:
-        raise UnsupportedModelError(
+        raise InputError(
             f"iteration_range={iteration_range!r}: expected (start, stop) with 0 <= start < stop <= {total}, the "
             "number of iterations of this model"
         )

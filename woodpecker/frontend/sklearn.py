@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import InvalidModelError, UnsupportedModelError, WoodpeckerError
+from ..errors import InputError, InvalidModelError, UnsupportedModelError, WoodpeckerError
 from ..forest import Forest
 from ..verify import verify
 from .sklearn_boosting import gradient_boosting
@@ -85,17 +85,17 @@ def from_model(model: Any, *, missing: float = math.nan, iteration_range: tuple[
             does; None keeps all.
 
     Raises:
-        UnsupportedModelError: another estimator, a subclass that may predict otherwise, or an option that this
-            estimator has no meaning for.
+        UnsupportedModelError: another estimator, a subclass that may predict otherwise, or an option of it.
+        InputError: ``missing`` or ``iteration_range`` has no meaning for this estimator, or its stages end earlier.
         InvalidModelError: not fitted, or the fitted state contradicts itself.
     """
     name = _supported_name(model)
     if version_before(1, 4):
         raise UnsupportedModelError(f"scikit-learn {library_version()} is too old: 1.4 is the oldest supported version")
     if missing == missing:  # NaN alone differs from itself
-        raise UnsupportedModelError(f"missing={missing!r}: scikit-learn has no missing value but NaN")
+        raise InputError(f"missing={missing!r}: scikit-learn has no missing value but NaN")
     if iteration_range is not None and name not in _BOOSTED:
-        raise UnsupportedModelError(f"iteration_range has no meaning for {type(model).__name__}: it has no iterations")
+        raise InputError(f"iteration_range has no meaning for {type(model).__name__}: it has no iterations")
     try:
         if name in _BAGGED:
             return verify(_BAGGED[name](model))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InvalidModelError, UnsupportedModelError
+from ..errors import InputError, InvalidModelError, UnsupportedModelError
 from ..forest import LE, LEAF, MISSING_NAN
 
 Fields = dict[str, Any]
@@ -66,13 +66,13 @@ def stages(iteration_range: tuple[int, int] | None, n: int) -> int:
     """How many boosting stages are kept: those that ``staged_predict`` has added up at that point.
 
     Raises:
-        UnsupportedModelError: the range does not begin at 0 or does not end within [1, n].
+        InputError: the range does not begin at 0 or does not end within [1, n].
     """
     if iteration_range is None:
         return n
     begin, end = (int(i) for i in iteration_range)
     if begin != 0 or not 1 <= end <= n:
-        raise UnsupportedModelError(
+        raise InputError(
             f"iteration_range={tuple(iteration_range)}: scikit-learn's staged predictions begin at 0, so give (0, end) "
             f"with end from 1 to {n}"
         )

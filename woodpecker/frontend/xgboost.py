@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InvalidModelError, UnsupportedModelError
+from ..errors import InputError, InvalidModelError, UnsupportedModelError
 from ..forest import MAX_FEATURES, MAX_OUTPUTS, Forest, select_trees
 from ..verify import verify
 from .xgboost_document import AmbiguousDecimal, decimals, float32_of, floats, integer, integers, items, load, member
@@ -44,8 +44,8 @@ def from_model(model: Any, *, missing: float = math.nan, iteration_range: Iterat
             ``predict`` uses, which is all rounds for a Booster and those up to ``best_iteration`` for an estimator.
 
     Raises:
-        UnsupportedModelError: gblinear, an unsupported objective, an XGBoost older than MIN_VERSION, or an
-            ``iteration_range`` that the model does not have.
+        UnsupportedModelError: gblinear, an unsupported objective, or an XGBoost older than MIN_VERSION.
+        InputError: ``missing`` is no number, or the model does not have these rounds.
         InvalidModelError: not trained, or inconsistent.
     """
     names = _ancestors(model)
@@ -90,8 +90,8 @@ def from_file(
 
     Raises:
         InvalidModelError: damaged or inconsistent. Time and memory are linear in the size of the file.
-        UnsupportedModelError: gblinear, an unsupported objective, the old binary format, or an ``iteration_range``
-            that the model does not have.
+        UnsupportedModelError: gblinear, an unsupported objective, or the old binary format.
+        InputError: ``missing`` is no number, or the model does not have these rounds.
         OSError: the file cannot be read.
     """
     if isinstance(path_or_bytes, (bytes, bytearray, memoryview)):
@@ -227,7 +227,7 @@ def _missing_value(missing: float) -> float:
     try:
         return float32_of(repr(float(missing)))
     except (TypeError, ValueError, OverflowError):
-        raise UnsupportedModelError(f"missing must be a number, found {missing!r}") from None
+        raise InputError(f"missing must be a number, found {missing!r}") from None
 
 
 def _tree_range(
@@ -247,7 +247,7 @@ def _tree_range(
     begin, end = iteration_range if iteration_range is not None else (0, 0)
     end = rounds if end == 0 else end
     if not 0 <= begin <= end <= rounds:
-        raise UnsupportedModelError(f"iteration_range {iteration_range} is outside of the model's {rounds} rounds")
+        raise InputError(f"iteration_range {iteration_range} is outside of the model's {rounds} rounds")
     return int(indptr[begin]), int(indptr[end])
 
 
