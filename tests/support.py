@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import zlib
+from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,6 +14,8 @@ from woodpecker.forest import IN, LEAF, Forest
 DEFAULT_ROWS = 100_000
 FULL_ROWS = int(os.environ.get("WOODPECKER_TEST_ROWS", DEFAULT_ROWS))
 """Rows per model of the zoos in the full tier."""
+SHORT = FULL_ROWS < DEFAULT_ROWS
+"""The full tier's short form: every model, forest and kernel, but one strategy or target of each, in turn."""
 
 SPECIAL = np.array(
     [0.0, -0.0, np.nan, 5e-324, -5e-324, 1e-40, -1e-40, 1e-35, -1e-35, 1.0, -1.0, -0.5, 0.5, 1e30, -1e30]
@@ -53,6 +58,14 @@ def boundary_rows(forest: Forest, n: int, seed: int, dtype: str = "float32", inf
             values = np.where(np.isinf(values), 0, values)
         X[:, f] = values
     return X
+
+
+T = TypeVar("T")
+
+
+def in_turn(items: Sequence[T], key: str) -> list[T]:
+    """All items; in the short form of the full tier one of them, which depends on the key alone."""
+    return [items[zlib.crc32(key.encode()) % len(items)]] if SHORT else list(items)
 
 
 def bits(a: np.ndarray) -> np.ndarray:

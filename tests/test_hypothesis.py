@@ -17,7 +17,7 @@ from woodpecker.runtime.labels import decode, encode
 from .gallery import ALONE, NAMES, compiled, rows, strategies
 from .generated import DEPTH, FEATURES, PROFILES, forests, free_profiles, witness
 from .kernels import prepared
-from .support import assert_bits_equal
+from .support import SHORT, assert_bits_equal
 
 COUNTS = st.sampled_from([0, 1, 2, 7, 8, 9, 63, 64, 65, 130])
 
@@ -55,7 +55,7 @@ def test_generated_forests(profile):
 @pytest.mark.full
 @pytest.mark.parametrize("profile", PROFILES)
 def test_many_generated_forests(profile):
-    @settings(max_examples=400, derandomize=False)
+    @settings(max_examples=100 if SHORT else 400, derandomize=False)
     @given(forests(PROFILES[profile]), COUNTS, st.integers(0, 2**32 - 1), st.sampled_from(["float32", "float64"]))
     def run(forest, n, seed, dtype):
         check(forest, n, seed, dtype, compiled_once(forest))
@@ -64,7 +64,7 @@ def test_many_generated_forests(profile):
 
 
 @pytest.mark.full
-@settings(max_examples=60, derandomize=False)
+@settings(max_examples=20 if SHORT else 60, derandomize=False)
 @given(free_profiles().flatmap(forests), COUNTS, st.integers(0, 2**32 - 1), st.sampled_from(["float32", "float64"]))
 def test_any_mixture_of_features(forest, n, seed, dtype):
     check(forest, n, seed, dtype, strategies(forest))

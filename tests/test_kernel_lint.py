@@ -28,6 +28,7 @@ from woodpecker.targets import resolve, tvm_target
 
 from .gallery import ALONE, FORESTS, NAMES, strategies
 from .kernels import prepared
+from .support import in_turn
 
 COMPARISONS = ("prim.LT", "prim.LE", "prim.GT", "prim.GE", "prim.EQ", "prim.NE")
 TARGETS = ("llvm", "x86-64-v2", "x86-64-v3", "x86-64-v4")
@@ -200,11 +201,11 @@ def test_stages_that_need_cpu_features(name):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("which", SIGNATURES, ids="-".join)
-def test_assembly_of_all_kernels(which, target):
+def test_assembly_of_all_kernels(which):
     functions = {e: kernel(signatures_of(*which), e, e) for e in ENTRIES}
-    assert lint_assembly(assembly(tvm.IRModule(functions), target)) == []
+    for target in in_turn(TARGETS, "-".join(which)):
+        assert lint_assembly(assembly(tvm.IRModule(functions), target)) == [], target
 
 
 @pytest.mark.parametrize("target", ["x86-64-v3"])

@@ -7,7 +7,6 @@ artifact = strategy. The fast tier takes a sample, the full tier every model of 
 from __future__ import annotations
 
 import importlib
-import zlib
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from woodpecker import reference
 from woodpecker.forest import Forest, tree_leaves
 
 from .gallery import compiled, strategies
-from .support import DEFAULT_ROWS, FULL_ROWS, assert_bits_equal, boundary_rows
+from .support import FULL_ROWS, assert_bits_equal, boundary_rows, in_turn
 from .zoo import Case
 
 ZOOS = {"xgboost": "zoo_xgboost", "lightgbm": "zoo_lightgbm", "sklearn": "zoo_sklearn"}
@@ -101,9 +100,7 @@ def test_every_model_through_every_strategy(case):
         assert_bits_equal(reference.predict_raw(forest, head), raw[:INTERPRETED], "interpreter")
         interpreted = reference.apply(forest, head)
         # Rows of the other dtype are read by code that strategies share: one strategy at a time sees them.
-        names = strategies(forest)
-        if ROWS < DEFAULT_ROWS:  # the short form: a strategy a model, in turn over the models
-            names = [names[zlib.crc32(case.name.encode()) % len(names)]]
+        names = in_turn(strategies(forest), case.name)
         if dtype != case.dtypes[-1]:
             names = [names[len(case.name) % len(names)]]
         for strategy in names:
@@ -121,7 +118,7 @@ def test_every_model_through_every_strategy(case):
 @pytest.mark.parametrize("case", params({"xgboost": 20, "lightgbm": 20, "sklearn": 24}, 3))
 def test_many_models_as_artifacts(case, tmp_path):
     model, forest = forest_of(case)
-    for i, strategy in enumerate(strategies(forest)):
+    for i, strategy in enumerate(in_turn(strategies(forest), case.name)):
         wp.compile(forest, strategy=strategy).save(tmp_path / f"{i}.so")
         loaded = wp.load(tmp_path / f"{i}.so", num_threads=2)
         X, raw, _ = library_rows(case, model, forest, 5_000, case.dtypes[i % len(case.dtypes)])
