@@ -109,8 +109,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 # LightGBM itself refuses to train these.
 EXCLUDED = {(v, o) for v in ("linear", "monotone") for o in ("regression_l1", "quantile", "mape")}
 EXCLUDED |= {("rf", "custom"), ("no_split", "custom")}
-# LightGBM 4.0 crashes while it trains this one.
+# LightGBM 4.0 crashes while it trains this one, and now and then its quantized training fails a check of its own.
 EXCLUDED |= {("quantized", "custom")}
+if lgb.__version__.startswith("4.0."):
+    EXCLUDED |= {("quantized", o) for o in OBJECTIVES}
 
 
 def booster_of(model: Any) -> lgb.Booster:
