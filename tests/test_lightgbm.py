@@ -93,7 +93,9 @@ def test_text_and_live_model_are_one_forest(case: Case, tmp_path: Any) -> None:
     path = tmp_path / "model.txt"
     booster.save_model(path)
     live, read = from_model(booster), from_file(path)
-    assert_same_forest(live, read)
+    # A booster that kept its training data knows its sigmoid exactly; the text has six digits of it.
+    rounded = case.name in ("kept-sigmoid", "kept-ova", "kept-rf-sigmoid")
+    assert_same_forest(live, read, {"methods"} if rounded else set())
     assert_same_forest(read, from_file(str(path)))
     assert_same_forest(read, from_file(path.read_bytes().replace(b"\n", b"\r\n")))
     assert live.source["version"] == lgb.__version__ and "version" not in read.source
