@@ -18,8 +18,12 @@ from woodpecker.relay_ops.plan import STRATEGIES
 from .support import assert_bits_equal, boundary_rows
 
 NAMES = tuple(STRATEGIES)
-ALONE: dict[str, dict[str, int]] = {"bitslice": {"min_rows": 1}}
-"""Options with which a strategy serves every row count by itself."""
+ALONE: dict[str, dict[str, int]] = {
+    "tree_traversal": {"trees": 4, "interleave": 2},
+    "perfect_tree_traversal": {"trees": 4, "interleave": 2},
+    "bitslice": {"min_rows": 1},
+}
+"""Options with which a strategy serves every row count by itself, with the same code whatever the forest's size."""
 
 Node = dict[str, Any]
 

@@ -138,7 +138,8 @@ def signatures_of(name: str, strategy: str) -> Any:
 def test_every_signature_is_linted():
     assert {(n, s) for n in FORESTS for s in strategies(FORESTS[n]())} == set(SIGNATURES)
     flags = frozenset().union(*(signatures_of(*which)[0].flags for which in SIGNATURES))
-    assert flags == {"sentinel", "zero_missing", "categories", "vector", "linear", "divide"}
+    features = {"sentinel", "zero_missing", "categories", "vector", "linear", "divide"}
+    assert flags == features | {"one_output", "leaf_in_node"}
 
 
 @pytest.mark.parametrize("name", FORESTS)

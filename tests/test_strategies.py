@@ -100,7 +100,11 @@ def test_nothing_is_written_beyond_the_rows(strategy):
         ("tree_traversal", {"unroll": 3}),
         ("tree_traversal", {"unroll": 16, "interleave": 1}),
         ("tree_traversal", {"unroll": True, "interleave": 5}),
+        ("tree_traversal", {"trees": 7, "interleave": 3}),
+        ("tree_traversal", {"trees": 32}),
         ("perfect_tree_traversal", {"interleave": 1}),
+        ("perfect_tree_traversal", {"trees": 5, "interleave": 2}),
+        ("perfect_tree_traversal", {"trees": 16}),
         ("bitslice", {"min_rows": 0}),
         ("bitslice", {"min_rows": 512}),
         ("perfect_tree_traversal", {"interleave": 32}),
@@ -135,6 +139,9 @@ def test_wrong_options():
         ("tree_traversal", {"unroll": 0}, "unroll.*1 to 16, found 0"),
         ("tree_traversal", {"unroll": 2.0}, "unroll.*integer.*found 2.0"),
         ("tree_traversal", {"interleave": "8"}, "interleave.*integer.*'8'"),
+        ("tree_traversal", {"trees": 33}, "trees.*0 to 32, found 33"),
+        ("tree_traversal", {"trees": 32, "interleave": 4}, "interleave \\* trees is 128; at most 64 walks"),
+        ("perfect_tree_traversal", {"trees": 8, "interleave": 9}, "interleave \\* trees is 72; at most 64 walks"),
         ("perfect_tree_traversal", {"depth": 3}, "has no option 'depth'"),
         ("auto", {"unroll": 2}, "'auto' takes no options, found unroll"),
         ("depth_rule", {"low": -1}, "option low .*>= 0, found -1"),
@@ -208,8 +215,8 @@ def test_guards_refuse_before_they_allocate(make, strategy, reason):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 2**21 + 16 * forest.n_nodes
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 2**25 + 64 * forest.n_nodes
+    assert peak < 2**21 + 64 * forest.n_nodes
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 2**25 + 96 * forest.n_nodes
     assert plan.strategy != strategy
     assert plan.considered[strategy] == STRATEGIES[strategy].applicable(canonical, {})
     with pytest.raises(StrategyError, match="strategy='auto' avoids it"):

@@ -7,6 +7,7 @@ A strategy is a module with the same few functions as its siblings:
 
     NAME, OPTIONS                   its name, and its options with their defaults and ranges
     applicable(canonical, options)  None, or the reason why it cannot serve this forest; allocates nothing
+    choose(canonical, options)      the options with those that were left to the forest
     cost(canonical, rows)           estimated ns per row, for `auto`
     prepare(canonical, options)     numbers: a `Layout` of numpy tables
     positions(canonical, layout)    which leaf of the IR each leaf position of the tables is

@@ -11,34 +11,100 @@ contraction to fused multiply-adds; where one of its x is NaN, it has its plain 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 from tvm import te, tirx
 
-from ..forest import Forest
+from ..forest import LEAF, Forest
 from ..layout import Layout
 from ..predicates import Canonical
-from .predicate import Expr
+from .options import MAX_TREES
+from .predicate import Expr, unbound
+
+VECTORS = (2, 4, 8, 16)
+"""Lengths of vector leaves that code is specialised on."""
+
+LEAF_IN_NODE = "leaf_in_node"
+"""The flag of layouts whose node records hold, at leaves, the leaf's value or its slot: see `payload`."""
 
 
-def prepare(canonical: Canonical, positions: np.ndarray) -> Layout:
+def payload(forest: Forest, positions: np.ndarray) -> np.ndarray:
+    """uint32 for each position: what a leaf's record holds in the place of a bound.
+
+    Its value, where that is one float32, else the row of `_distinct` that has its values. Either is no NaN's bit
+    pattern, so that the test at a leaf, -inf <= bound, stays true. It saves a cache miss for each row and tree, and
+    more where leaves have few values, as those of a classifier's unbounded trees.
+    """
+    words = np.zeros(len(positions), np.uint32)
+    at = np.flatnonzero(np.append(forest.kind, np.uint8(LEAF))[positions] == LEAF)
+    leaf = np.append(forest.leaf, np.int32(forest.n_leaves))[positions[at]]
+    words[at] = _with_nothing(forest)[leaf, 0].view(np.uint32) if _holds_value(forest) else _distinct(forest)[1][leaf]
+    return words
+
+
+def _with_nothing(forest: Forest) -> np.ndarray:
+    """The values of all leaves, and a row of -0.0 for padding: it changes no sum."""
+    return np.concatenate([forest.values, np.full((1, forest.values.shape[1]), -0.0, forest.values.dtype)])
+
+
+def _distinct(forest: Forest) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, of): the distinct rows of `_with_nothing` by their bits, in the order in which leaves first have them,
+    and the one of each leaf."""
+    values = np.ascontiguousarray(_with_nothing(forest))
+    rows = values.view(np.dtype((np.void, values.dtype.itemsize * values.shape[1]))).reshape(-1)
+    _, first, of = np.unique(rows, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return values[first[order]], rank[of.reshape(-1)]
+
+
+def _holds_value(forest: Forest) -> bool:
+    return not forest.vector_leaves and forest.values.dtype == np.float32
+
+
+def value_at(tables: Mapping[str, Any], position: Expr) -> Expr:
+    """The scalar value of the leaf at a position."""
+    if "value" in tables:
+        return tables["value"][position]
+    word = _word(tables, position)
+    return (
+        tables["leaf_value"][tirx.Cast("int32", word)] if "leaf_value" in tables else tirx.reinterpret("float32", word)
+    )
+
+
+def slot_at(tables: Mapping[str, Any], position: Expr) -> Expr:
+    """The row of ``values`` of the leaf at a position."""
+    return tables["slot"][position] if "slot" in tables else tirx.Cast("int32", _word(tables, position))
+
+
+def _word(tables: Mapping[str, Any], position: Expr) -> Expr:
+    return unbound(tables["node"][position * tirx.const(2, "int32") + tirx.const(1, "int32")])
+
+
+def prepare(canonical: Canonical, positions: np.ndarray, flags_of_strategy: Collection[str] = ()) -> Layout:
     """Leaf tables for a strategy whose position p is the IR's node ``positions[p]`` (-1: none)."""
     forest = canonical.forest
-    leaf = np.where(positions < 0, -1, forest.leaf[positions])
+    in_node = LEAF_IN_NODE in flags_of_strategy
+    leaf = np.append(forest.leaf, np.int32(-1))[positions]
     tables: dict[str, np.ndarray] = {
         "base_score": forest.base_score,
-        "leaf_id": np.where(positions < 0, -1, forest.leaf_id[positions]).astype(np.int32),
+        "leaf_id": np.append(forest.leaf_id, np.int32(-1))[positions],
     }
     flags = set()
     if forest.vector_leaves:
         flags.add("vector")
-        tables["values"] = np.ascontiguousarray(forest.values.reshape(-1))
+        tables["values"] = np.ascontiguousarray((_distinct(forest)[0] if in_node else forest.values).reshape(-1))
     else:
-        zero = forest.values.dtype.type(0)
-        tables["value"] = np.where(leaf < 0, zero, np.append(forest.values[:, 0], zero)[leaf])
-        tables["tree_output"] = forest.tree_output
+        if not in_node:
+            tables["value"] = _with_nothing(forest)[leaf, 0]
+        elif not _holds_value(forest):
+            tables["leaf_value"] = _distinct(forest)[0].reshape(-1)
+        if forest.n_outputs == 1:
+            flags.add("one_output")
+        tables["tree_output"] = np.pad(forest.tree_output, (0, -forest.n_trees % MAX_TREES))
     if forest.linear_offset is not None:
         assert forest.linear_feature is not None and forest.linear_coef is not None
         assert forest.linear_const is not None
@@ -48,13 +114,16 @@ def prepare(canonical: Canonical, positions: np.ndarray) -> Layout:
         tables["linear_coef"] = np.append(forest.linear_coef, 0.0)
         tables["linear_const"] = np.append(forest.linear_const, 0.0)
         tables["zero_band"] = np.array([forest.zero_band])
-    if flags:
+    if {"vector", "linear"} & flags and not in_node:
         tables["slot"] = np.maximum(leaf, 0).astype(np.int32)
     if forest.divisor != 1:
         flags.add("divide")
         tables["divisor"] = np.array([forest.divisor], forest.values.dtype)
     scalars = {"n_trees": forest.n_trees, "n_outputs": forest.n_outputs}
-    return Layout(scalars, tables, {}, frozenset(flags))
+    constants = {}
+    if forest.vector_leaves and forest.n_outputs in VECTORS:
+        constants["vector"] = forest.n_outputs
+    return Layout(scalars, tables, constants, frozenset(flags))
 
 
 def fenced_product(a: Expr, b: Expr) -> Expr:
@@ -71,10 +140,10 @@ def linear_input(x: Expr, band: Expr) -> Expr:
 def leaf_scores(position: te.Tensor, X: te.Tensor, tables: Mapping[str, te.Tensor], forest: Forest) -> te.Tensor:
     """TE graph: positions (n, T) -> the scalar score of each leaf (n, T), linear leaves evaluated."""
     shape = position.shape
-    plain = te.compute(shape, lambda r, t: tables["value"][position[r, t]], "leaf")
+    plain = te.compute(shape, lambda r, t: value_at(tables, position[r, t]), "leaf")
     if forest.linear_offset is None:
         return plain
-    slot = te.compute(shape, lambda r, t: tables["slot"][position[r, t]], "slot")
+    slot = te.compute(shape, lambda r, t: slot_at(tables, position[r, t]), "slot")
     offset, band = tables["linear_offset"], tables["zero_band"]
 
     def terms(r: Expr, t: Expr) -> Expr:
@@ -128,7 +197,7 @@ def forward(position: te.Tensor, X: te.Tensor, tables: Mapping[str, te.Tensor], 
     if forest.vector_leaves:
 
         def term(r: Expr, k: Expr) -> Any:
-            return tables["values"][tables["slot"][position[r, tree]] * n_outputs + k]
+            return tables["values"][slot_at(tables, position[r, tree]) * n_outputs + k]
     else:
         scores = leaf_scores(position, X, tables, forest)
 

@@ -61,6 +61,10 @@ def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
     return None
 
 
+def choose(canonical: Canonical, options: Mapping[str, int]) -> dict[str, int]:
+    return {**options}
+
+
 def cost(canonical: Canonical, rows: int) -> float:
     """Estimated ns per row, of a whole block's cost."""
     leaves = tree_leaves(canonical.forest).astype(np.float64)

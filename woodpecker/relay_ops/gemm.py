@@ -47,6 +47,10 @@ def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
     return None
 
 
+def choose(canonical: Canonical, options: Mapping[str, int]) -> dict[str, int]:
+    return {**options}
+
+
 def cost(canonical: Canonical, rows: int) -> float:
     """Estimated ns per row: a vector operation per entry of the path matrices, for 64 rows at once."""
     leaves = float(tree_leaves(canonical.forest).max(initial=1))

@@ -25,6 +25,43 @@ class Option:
     help: str
 
 
+WALKS, FEW_WALKS, MAX_WALKS = 16, 8, 64
+"""Walks in flight, by default, for few trees, and at most: each has a register, and code of its own."""
+MANY_TREES = 32
+"""From here on the time of a row is worth the code of more walks."""
+WALKS_BYTES = 2**18
+"""Trees that are walked together should stay in the second-level cache beside the rows."""
+MAX_TREES = 32
+"""Trees that a strategy evaluates together, at most; the last group is padded."""
+
+IN_FLIGHT = {
+    "interleave": Option(0, 0, 32, "rows that walk together; 0: by the forest"),
+    "trees": Option(0, 0, MAX_TREES, "trees that a row walks together; 0: by the forest"),
+}
+"""The options of every walking strategy."""
+
+
+def too_many_walks(options: Mapping[str, int]) -> str | None:
+    """Why a walking strategy can't have these options, if it can't."""
+    walks = options.get("interleave", 0) * options.get("trees", 0)
+    if walks > MAX_WALKS:
+        return f"interleave * trees is {walks}; at most {MAX_WALKS} walks are in flight"
+    return None
+
+
+def in_flight(options: Mapping[str, int], n_trees: int, tree_bytes: float) -> dict[str, int]:
+    """The options of a walking strategy without zeros.
+
+    A row walks as many trees together as stay in the cache, and rows fill up what is left: so a single row is as fast
+    as it can be, and a batch reads each tree once.
+    """
+    rows = options["interleave"]
+    walks = WALKS if n_trees >= MANY_TREES else FEW_WALKS
+    fitting = min(n_trees, walks // max(rows, 1), WALKS_BYTES / max(tree_bytes, 1.0))
+    trees = options["trees"] or 2 ** max(0, int(fitting).bit_length() - 1)
+    return {**options, "trees": trees, "interleave": rows or max(1, walks // trees)}
+
+
 def resolve(strategy: str, known: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, int]:
     """All options of a strategy, checked.
 

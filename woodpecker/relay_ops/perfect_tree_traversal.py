@@ -1,12 +1,14 @@
 """perfect_tree_traversal: every tree padded to a perfect one, so that children need no tables.
 
-    i = 0
+    i = 1
     repeat depth times:
-        i = 2 * i + 1 + goes_right(V[column[t, i]], bound[t, i])
-    leaf = t * 2**depth + i - (2**depth - 1)
+        column, bound = node[t, i - 1]
+        i = 2 * i + goes_right(V[column], bound)
+    leaf = t * 2**depth + i - 2**depth
 
-A leaf above the last level becomes a subtree whose tests always go left. Hummingbird's "PerfectTreeTraversal"
-(Nakandala et al., OSDI 2020); the heap layout is Mockingjay's as well.
+A leaf above the last level becomes a subtree whose tests always go left. Nodes at one place of the heaps of as many
+trees as are walked together are neighbours: the first levels of all these walks share cache lines. Hummingbird's
+"PerfectTreeTraversal" (Nakandala et al., OSDI 2020); the heap layout is Mockingjay's as well.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ from tvm import te, tirx
 from ..forest import LEAF
 from ..layout import Layout
 from ..predicates import Canonical
-from .options import Option
+from .options import IN_FLIGHT, in_flight, too_many_walks
 from .predicate import COLUMN_NS, Bind, Expr, goes_right, goes_right_any, unbound
 
 NAME = "perfect_tree_traversal"
-OPTIONS = {"interleave": Option(8, 1, 32, "rows that walk one tree together")}
+OPTIONS = IN_FLIGHT
 
 MAX_DEPTH = 20
 MAX_BYTES = 2**28
@@ -32,6 +34,8 @@ MAX_BYTES = 2**28
 
 def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
     depth, n_trees = canonical.max_depth, canonical.forest.n_trees
+    if refusal := too_many_walks(options):
+        return refusal
     if depth > MAX_DEPTH:
         return f"a tree of depth {depth} would be padded to 2**{depth} leaves; the limit is depth {MAX_DEPTH}"
     need = n_trees * 2**depth * (12 + (8 if canonical.forest.input_dtype == "float64" else 0) + 8)
@@ -40,13 +44,17 @@ def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
     return None
 
 
+def choose(canonical: Canonical, options: Mapping[str, int]) -> dict[str, int]:
+    return in_flight(options, canonical.forest.n_trees, 8.0 * 2**canonical.max_depth)
+
+
 def cost(canonical: Canonical, rows: int) -> float:
     """Estimated ns per row; a step is cheaper than a table walk's, until padding leaves the cache."""
     padded = canonical.forest.n_trees * 2.0**canonical.max_depth
     cold = max(1.0, padded / 300_000)
     steps = canonical.forest.n_trees * (canonical.max_depth + 1.0)
-    step_ns = 1.5 if canonical.has_categories else 0.76
-    return step_ns * steps * cold * (2.0 if rows < 8 else 1.0) + COLUMN_NS * len(canonical.columns)
+    step_ns = 1.3 if canonical.has_categories else 0.62
+    return step_ns * steps * cold + COLUMN_NS * len(canonical.columns)
 
 
 def _heap(canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:
@@ -64,59 +72,72 @@ def _heap(canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:
     return inner, level
 
 
+def _together(table: np.ndarray, trees: int) -> np.ndarray:
+    """(T, places) -> (groups of trees, places, trees), flat; the last group is filled with its last tree."""
+    table = np.pad(table, ((0, -len(table) % trees), (0, 0)), "edge")
+    table = table.reshape(len(table) // trees, trees, table.shape[1])
+    return np.ascontiguousarray(table.transpose(0, 2, 1)).reshape(-1)
+
+
 def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
     """Heap tables."""
-    forest, columns = canonical.forest, canonical.columns
-    node = _heap(canonical)[0]
-    bound_index = canonical.node_bound[node]
-    numeric = bound_index >= 0
-    column = np.where(forest.kind[node] == LEAF, len(columns), canonical.node_column[node])
-    bound32 = np.append(columns.bound32, np.float32(np.inf))[np.where(numeric, bound_index, -1)]
-    tables: dict[str, np.ndarray] = {
-        "heap_column": column.astype(np.uint16 if len(columns) < 2**16 else np.int32),
-        "bound32": bound32,
-    }
+    forest, columns, trees = canonical.forest, canonical.columns, options["trees"]
+    node = _together(_heap(canonical)[0], trees)
+    column = np.where(forest.kind[node] == LEAF, len(columns), canonical.node_column[node]).astype(np.uint32)
+    bound = canonical.node_bound[node]  # -1 takes the one that is appended
+    bound32 = np.append(columns.bound32, np.float32(np.inf))[bound]
+    tables: dict[str, np.ndarray] = {"node": np.stack([column, bound32.view(np.uint32)], 1).reshape(-1)}
     if forest.input_dtype == "float64":
-        tables["bound64"] = np.append(columns.bound64, np.inf)[np.where(numeric, bound_index, -1)]
+        tables["bound64"] = np.append(columns.bound64, np.inf)[bound]
     if canonical.has_categories:
         tables["node_bitset"] = canonical.node_bitset[node]
-    flat = {name: np.ascontiguousarray(table.reshape(-1)) for name, table in tables.items()}
-    return Layout({}, flat, {**options, "depth": canonical.max_depth}, frozenset())
+    return Layout({"depth": canonical.max_depth}, tables, {**options}, frozenset())
 
 
 def positions(canonical: Canonical, layout: Layout) -> np.ndarray:
-    """(T * 2**D,) int64: the IR's leaf at each position."""
-    return _heap(canonical)[1].reshape(-1)
+    """(T, padded to whole groups, times 2**D) int64: the IR's leaf at each position; -1: none."""
+    leaves = _heap(canonical)[1]
+    padding = -len(leaves) % layout.constants["trees"]
+    return np.pad(leaves, ((0, padding), (0, 0)), constant_values=-1).reshape(-1)
 
 
-def step(i: Expr, heap: Expr, value_at: Any, tables: Mapping[str, Any], bind: Bind = unbound) -> Expr:
-    """One level: heap place i (int32) -> that of the child. ``heap`` is where the tree's heap starts."""
-    p = heap + i
-    value, bound = value_at(tirx.Cast("int32", tables["heap_column"][p])), tables["bound"][p]
+def step(i: Expr, heap: Expr, trees: int, value_at: Any, tables: Mapping[str, Any], bind: Bind = unbound) -> Expr:
+    """One level: heap place i (int64, 1 at the root) -> that of the child. ``heap`` is where place 1 of the tree lies
+    in tables of ``trees`` trees a group."""
+    two = tirx.const(2, "int64")
+    p = heap + (i - tirx.const(1, "int64")) * tirx.const(trees, "int64")
+    value = bind(value_at(tirx.Cast("int64", unbound(tables["node"][p * two]))))
+    if str(value.ty.dtype) == "float32":
+        bound = tirx.reinterpret("float32", unbound(tables["node"][p * two + tirx.const(1, "int64")]))
+    else:
+        bound = tables["bound"][p]
     if "node_bitset" in tables:
         right = goes_right_any(value, bound, tables["node_bitset"][p], tables["bitset"], bind)
     else:
         right = goes_right(value, bound)
-    return tirx.const(2, "int32") * i + tirx.const(1, "int32") + right
+    return two * i + tirx.Cast("int64", right)
 
 
-def leaf_position(i: Expr, t: Expr, depth: int) -> Expr:
+def leaf_position(i: Expr, t: Expr, depth: Expr) -> Expr:
     """The position of the leaf at heap place i below the last level."""
-    return t * tirx.const(2**depth, "int32") + i - tirx.const(2**depth - 1, "int32")
+    return i + ((t - tirx.const(1, "int32")) << depth)
 
 
 def forward(V: te.Tensor, tables: Mapping[str, te.Tensor], canonical: Canonical, layout: Layout) -> te.Tensor:
     """TE graph: column values (C + 1, n) -> positions (n, T), a stage per level."""
-    n, n_trees, depth = V.shape[1], canonical.forest.n_trees, layout.constants["depth"]
-    size = tirx.const(2**depth - 1, "int32")
+    n, n_trees, trees = V.shape[1], canonical.forest.n_trees, layout.constants["trees"]
+    depth = canonical.max_depth
+    group, within = tirx.const(trees * (2**depth - 1), "int32"), tirx.const(trees, "int32")
 
     def below(i: te.Tensor, name: str) -> te.Tensor:
         def child(r: Expr, t: Expr) -> Expr:
-            return step(i[r, t], t * size, lambda c: V[c, r], tables)
+            heap = tirx.Cast("int64", tirx.truncdiv(t, within) * group + tirx.truncmod(t, within))
+            return step(i[r, t], heap, trees, lambda c: V[c, r], tables)
 
         return te.compute((n, n_trees), child, name)
 
-    i = te.compute((n, n_trees), lambda r, t: tirx.const(0, "int32"), "root")
+    i = te.compute((n, n_trees), lambda r, t: tirx.const(1, "int64"), "root")
     for level in range(depth):
         i = below(i, f"level{level}")
-    return te.compute((n, n_trees), lambda r, t: leaf_position(i[r, t], t, depth), "position")
+    last = tirx.const(depth, "int32")
+    return te.compute((n, n_trees), lambda r, t: leaf_position(tirx.Cast("int32", i[r, t]), t, last), "position")

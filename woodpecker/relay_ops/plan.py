@@ -2,7 +2,8 @@
 
 A plan is a list of steps, the one for the fewest rows first. A later step takes whole blocks of rows, and the rest
 where it has at least the step's ``min_rows``; what is left goes to the step before. A strategy that computes hundreds
-of rows at once so leaves a handful to a walk; each of the three classics serves any number of rows by itself.
+of rows at once so leaves a handful to a walk, and a walk of several rows at once leaves a few to a walk of several
+trees at once.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from typing import Any
 from ..errors import StrategyError
 from ..predicates import Canonical
 from . import bitslice, gemm, perfect_tree_traversal, tree_traversal
-from .options import resolve
+from .options import MANY_TREES, resolve
+from .options import WALKS as WALKS_IN_FLIGHT
 
 STRATEGIES: dict[str, ModuleType] = {m.NAME: m for m in (gemm, tree_traversal, perfect_tree_traversal, bitslice)}
+WALKS = {m.NAME: m for m in (perfect_tree_traversal, tree_traversal)}
 
 TYPICAL_ROWS = 1024
 """The batch that `auto` chooses for."""
@@ -68,45 +71,64 @@ def make_plan(canonical: Canonical, strategy: str, given: Mapping[str, Any]) -> 
             raise StrategyError(
                 f"strategy='auto' takes no options, found {', '.join(given)}; name a strategy to set its options"
             )
-        return _with_few_rows(canonical, _cheapest(canonical))
+        return _with_few_rows(canonical, _cheapest(canonical), {})
     if strategy == "depth_rule":
         return (_by_depth(canonical, given),)
     if strategy not in STRATEGIES:
         raise StrategyError(f"unknown strategy {strategy!r}; known: {', '.join((*STRATEGIES, 'auto', 'depth_rule'))}")
-    return _with_few_rows(canonical, _step(canonical, strategy, given, "chosen by the user", {}))
+    return _with_few_rows(canonical, _step(canonical, strategy, given, "chosen by the user", {}), given)
 
 
 def _step(
     canonical: Canonical, strategy: str, given: Mapping[str, Any], reason: str, considered: Mapping[str, float | str]
 ) -> Step:
     module = STRATEGIES[strategy]
-    options = resolve(strategy, module.OPTIONS, given)
+    options = _options(canonical, module, given)
     refusal = module.applicable(canonical, options)
     if refusal:
         raise StrategyError(f"strategy {strategy!r} can't serve this forest: {refusal}. strategy='auto' avoids it")
     return Step(0, strategy, options, reason, considered)
 
 
-def _with_few_rows(canonical: Canonical, step: Step) -> tuple[Step, ...]:
-    """The step, and before it a walk for the row counts at which the walk is cheaper."""
+def _options(canonical: Canonical, module: ModuleType, given: Mapping[str, Any]) -> dict[str, int]:
+    chosen: dict[str, int] = module.choose(canonical, resolve(module.NAME, module.OPTIONS, given))
+    return chosen
+
+
+def _with_few_rows(canonical: Canonical, step: Step, given: Mapping[str, Any]) -> tuple[Step, ...]:
+    """The step, and before it those for the row counts at which another is cheaper, unless the user's options rule."""
+    if step.strategy in WALKS:
+        return (step,) if given else _with_lone_rows(canonical, step)
     if step.strategy != bitslice.NAME or step.options["min_rows"] == 1:
         return (step,)
-    walks = [m for m in (perfect_tree_traversal, tree_traversal) if m.applicable(canonical, {}) is None]
+    walks = [m for m in WALKS.values() if m.applicable(canonical, {}) is None]
     walk = min(walks, key=lambda m: float(m.cost(canonical, TYPICAL_ROWS)))
-    block_cost = bitslice.cost(canonical, bitslice.ROWS) * bitslice.ROWS
-    break_even = int(block_cost / max(walk.cost(canonical, TYPICAL_ROWS), 1e-9)) + 1
+    one_by_one = max(float(walk.cost(canonical, TYPICAL_ROWS)), 1e-9)
+    break_even = int(bitslice.cost(canonical, bitslice.ROWS) * bitslice.ROWS / one_by_one) + 1
     least = step.options["min_rows"] or min(break_even, bitslice.ROWS)
     if least == 1:
         return (step,)
     reason = f"fewer than {least} rows cost less one by one than a block of {bitslice.ROWS}"
-    few = Step(0, walk.NAME, resolve(walk.NAME, walk.OPTIONS, {}), reason, {})
-    return few, replace(step, min_rows=least)
+    few = Step(0, walk.NAME, _options(canonical, walk, {}), reason, {})
+    return *_with_lone_rows(canonical, few), replace(step, min_rows=least)
+
+
+def _with_lone_rows(canonical: Canonical, step: Step) -> tuple[Step, ...]:
+    """A walk of several rows at once, and before it one of several trees at once, for fewer rows."""
+    rows = step.options["interleave"]
+    if rows == 1 or canonical.forest.n_trees < MANY_TREES:
+        return (step,)
+    least = rows // 2 + 1
+    module = WALKS[step.strategy]
+    options = {**step.options, **_options(canonical, module, {"interleave": 1, "trees": WALKS_IN_FLIGHT})}
+    reason = f"fewer than {least} rows walk faster tree by tree"
+    return Step(0, step.strategy, options, reason, {}), replace(step, min_rows=least)
 
 
 def _cheapest(canonical: Canonical) -> Step:
     considered: dict[str, float | str] = {}
     for name, module in STRATEGIES.items():
-        refusal = module.applicable(canonical, resolve(name, module.OPTIONS, {}))
+        refusal = module.applicable(canonical, _options(canonical, module, {}))
         considered[name] = refusal or round(module.cost(canonical, TYPICAL_ROWS), 1)
     costs = {name: c for name, c in considered.items() if not isinstance(c, str)}
     best = min(costs, key=lambda name: costs[name])

@@ -1,14 +1,15 @@
-"""tree_traversal: walk node tables, a fixed number of steps per tree.
+"""tree_traversal: walk node tables, level by level without a branch.
 
     p = base[t]
     repeat depth[t] times:                          # leaves point at themselves, so a short path just waits
-        column, left = unpack(link[p])                  # a record of link and bound
-        p = base[t] + left + goes_right(V[column], bound[p])
+        column, left = unpack(link[p])              # a record of link and bound
+        p = left + goes_right(V[column], bound[p])
     leaf = p
 
-Children are neighbours, so a node holds one child number; rows are interleaved for instruction-level parallelism (see
-`woodpecker.schedules.cpu`). The idea of a branchless walk with self-looping leaves is QuickScorer's and Hummingbird's
-("TreeTraversal", Nakandala et al., OSDI 2020).
+Children are neighbours, so a node holds one child number. Many walks are in flight at once, which hides their
+latency: those of several rows in one tree, or of one row in several trees. They stop together, when no one moves any
+more (see `woodpecker.schedules.cpu_strategies`). The idea of a branchless walk with self-looping leaves is
+Hummingbird's ("TreeTraversal", Nakandala et al., OSDI 2020).
 """
 
 from __future__ import annotations
@@ -22,35 +23,61 @@ from tvm import te, tirx
 from ..forest import LEAF, node_depth, tree_of_node
 from ..layout import Layout
 from ..predicates import Canonical
-from .options import Option
+from . import aggregate
+from .options import IN_FLIGHT, Option, in_flight, too_many_walks
 from .predicate import COLUMN_NS, Bind, Expr, goes_right, goes_right_any, unbound
 
 NAME = "tree_traversal"
 OPTIONS = {
-    "unroll": Option(1, 1, 16, "levels per iteration of the walk's loop"),
-    "interleave": Option(8, 1, 32, "rows that walk one tree together"),
+    "unroll": Option(2, 1, 16, "levels per iteration of the walk's loop"),
+    **IN_FLIGHT,
 }
 
 
 def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
-    """None: every forest can be walked."""
-    return None
+    """Every forest can be walked."""
+    return too_many_walks(options)
+
+
+def choose(canonical: Canonical, options: Mapping[str, int]) -> dict[str, int]:
+    forest = canonical.forest
+    return in_flight(options, forest.n_trees, 8.0 * forest.n_nodes / max(forest.n_trees, 1))
 
 
 def cost(canonical: Canonical, rows: int) -> float:
-    """Estimated ns per row: a step is a dependent chain of loads, which interleaved rows overlap."""
-    steps = float(canonical.depth.sum()) + len(canonical.depth)
-    cold = 1.0 if canonical.forest.n_nodes < 200_000 else 1.6
-    step_ns = 1.6 if canonical.has_categories else 0.8
-    return step_ns * steps * cold * (2.0 if rows < 8 else 1.0) + COLUMN_NS * len(canonical.columns)
+    """Estimated ns per row: walks in flight overlap their latencies, so what counts is the number of steps."""
+    return step_ns(canonical) * expected_steps(canonical) + COLUMN_NS * len(canonical.columns)
+
+
+def step_ns(canonical: Canonical) -> float:
+    """Measured: ns of a step; far from the root, nodes of large trees lie in slower caches."""
+    cold = 1.0 + min(canonical.forest.n_nodes / 800_000, 1.5)
+    return (1.3 if canonical.has_categories else 0.6) * cold
+
+
+def expected_steps(canonical: Canonical) -> float:
+    """Steps of a row through all trees, where the slowest of the walks in flight counts.
+
+    Rows are taken to fall into leaves by the training cover, or evenly where the model has none.
+    """
+    forest = canonical.forest
+    leaves = np.flatnonzero(forest.kind == LEAF)
+    tree = tree_of_node(forest)[leaves]
+    depth = node_depth(forest)[leaves].astype(np.float64)
+    weight = np.ones(len(leaves)) if forest.cover is None else np.maximum(forest.cover[leaves], 1e-9)
+    moments = np.stack([np.bincount(tree, weight * depth**k, forest.n_trees) for k in range(3)])
+    _, mean, square = moments / moments[0]
+    # The largest of 16 normal variables lies 1.8 deviations above their mean.
+    slowest = np.minimum(mean + 1.8 * np.sqrt(np.maximum(square - mean**2, 0)), canonical.depth)
+    return float(slowest.sum()) + forest.n_trees
 
 
 def sibling_order(canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:
     """(order, left): nodes so numbered that both children of a node are neighbours and each tree keeps its range.
 
-    ``order[p]`` is the IR's node at new place p; ``left[p]`` the place of its left child within the tree, or, at a
-    leaf, its own. Pairs of children stand in the preorder of their parents that enters the busier child first (by
-    training cover, else by size), so the usual way down a deep tree runs through neighbouring cache lines.
+    ``order[p]`` is the IR's node at new place p; ``left[p]`` the new place of its left child, or, at a leaf, its own.
+    Pairs of children stand in the preorder of their parents that enters the busier child first (by training cover,
+    else by size), so the usual way down a deep tree runs through neighbouring cache lines.
     """
     forest = canonical.forest
     base = forest.tree_offset[:-1][tree_of_node(forest)]
@@ -71,7 +98,7 @@ def sibling_order(canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:
         left_first = weight[l] >= weight[r]
         rank[l] = rank[level] + 1 + np.where(left_first, 0, below[r])
         rank[r] = rank[level] + 1 + np.where(left_first, below[l], 0)
-    left = np.where(inner, left, place)
+    left = base + np.where(inner, left, place)
     order = np.empty(forest.n_nodes, np.int64)
     order[place + base] = np.arange(forest.n_nodes)
     return order, left[order]
@@ -81,58 +108,67 @@ def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
     """Node tables, in the order of `sibling_order`."""
     forest, columns = canonical.forest, canonical.columns
     order, left = sibling_order(canonical)
-    leaf = forest.kind[order] == LEAF
-    column = np.where(leaf, len(columns), canonical.node_column[order]).astype(np.uint64)
-    size = int(np.diff(forest.tree_offset).max(initial=1))
-    link_bits = (size - 1).bit_length()
+    # One leaf more, for the trees that fill the last group.
+    order, left = np.append(order, -1), np.append(left, forest.n_nodes)
+    leaf = np.append(forest.kind, np.uint8(LEAF))[order] == LEAF
+    column = np.where(leaf, len(columns), np.append(canonical.node_column, 0)[order]).astype(np.uint64)
+    link_bits = forest.n_nodes.bit_length()
     narrow = link_bits + len(columns).bit_length() <= 32
     if not narrow:
         link_bits = 32
     link = (column << np.uint64(link_bits)) | left.astype(np.uint64)
-    at = np.where(canonical.node_bound[order] < 0, 0, canonical.node_bound[order])
-    numeric = canonical.node_bound[order] >= 0
+    at = np.append(canonical.node_bound, -1)[order]
+    numeric = at >= 0
     bound32 = np.append(columns.bound32, np.float32(0))[at]
     bound32 = np.where(numeric, bound32, np.float32(np.inf))
+    padding = -forest.n_trees % options["trees"]
     tables: dict[str, np.ndarray] = {
-        "tree_base": forest.tree_offset[:-1].astype(np.int32),
-        "tree_depth": canonical.depth.astype(np.int32),
+        "tree_base": np.append(forest.tree_offset[:-1], np.full(padding, forest.n_nodes)).astype(np.int32),
+        "tree_depth": np.pad(canonical.depth, (0, padding)).astype(np.int32),
     }
+    flags = set()
     if narrow:
-        tables["node"] = np.stack([link.astype(np.uint32), bound32.view(np.uint32)], 1).reshape(-1)
+        word = bound32.view(np.uint32)
+        if forest.linear_offset is None:
+            flags.add(aggregate.LEAF_IN_NODE)
+            word = np.where(leaf, aggregate.payload(forest, order), word)
+        tables["node"] = np.stack([link.astype(np.uint32), word], 1).reshape(-1)
     else:
         tables |= {"link": link, "bound32": bound32}
     if forest.input_dtype == "float64":
         bound64 = np.append(columns.bound64, 0.0)[at]
         tables["bound64"] = np.where(numeric, bound64, np.inf)
     if canonical.has_categories:
-        tables["node_bitset"] = canonical.node_bitset[order]
-    return Layout({"link_bits": link_bits}, tables, {**options}, frozenset())
+        tables["node_bitset"] = np.append(canonical.node_bitset, np.int32(-1))[order]
+    return Layout({"link_bits": link_bits}, tables, {**options}, frozenset(flags))
 
 
 def positions(canonical: Canonical, layout: Layout) -> np.ndarray:
-    """(N,) int64: for each position of the tables, the IR's node there; -1: none. Leaf tables follow it."""
-    return sibling_order(canonical)[0]
+    """(N + 1,) int64: for each position of the tables, the IR's node there; -1: none. Leaf tables follow it."""
+    return np.append(sibling_order(canonical)[0], -1)
 
 
-def step(p: Expr, base: Expr, value_at: Any, tables: Mapping[str, Any], link_bits: Expr, bind: Bind = unbound) -> Expr:
-    """One level: the position p (int32) of a node -> that of its child. ``value_at(column)`` reads a column value.
+def step(p: Expr, value_at: Any, tables: Mapping[str, Any], link_bits: Expr, bind: Bind = unbound) -> Expr:
+    """One level: the position p (int64) of a node -> that of its child. ``value_at(column)`` reads a column value.
 
     A link of 32 bits and a float32 bound share a record of the table ``node``: one cache line instead of two.
     """
-    two = tirx.const(2, "int32")
+    two = tirx.const(2, "int64")
     link = bind(tables["node"][p * two] if "node" in tables else tables["link"][p])
     wide = str(link.ty.dtype)
     bits = tirx.Cast(wide, link_bits)
-    column = tirx.Cast("int32", link >> bits)
-    left = tirx.Cast("int32", link & ((tirx.const(1, wide) << bits) - tirx.const(1, wide)))
+    column = tirx.Cast("int64", link >> bits)
+    left = tirx.Cast("int64", link & ((tirx.const(1, wide) << bits) - tirx.const(1, wide)))
     value = bind(value_at(column))
     if "node" in tables and str(value.ty.dtype) == "float32":
-        bound = tirx.reinterpret("float32", unbound(tables["node"][p * two + tirx.const(1, "int32")]))
+        bound = tirx.reinterpret("float32", unbound(tables["node"][p * two + tirx.const(1, "int64")]))
     else:
         bound = tables["bound"][p]
     if "node_bitset" in tables:
-        return base + left + goes_right_any(value, bound, tables["node_bitset"][p], tables["bitset"], bind)
-    return base + left + goes_right(value, bound)
+        right = goes_right_any(value, bound, tables["node_bitset"][p], tables["bitset"], bind)
+    else:
+        right = goes_right(value, bound)
+    return left + tirx.Cast("int64", right)
 
 
 def forward(V: te.Tensor, tables: Mapping[str, te.Tensor], canonical: Canonical, layout: Layout) -> te.Tensor:
@@ -143,11 +179,11 @@ def forward(V: te.Tensor, tables: Mapping[str, te.Tensor], canonical: Canonical,
 
     def below(p: te.Tensor, name: str) -> te.Tensor:
         def child(r: Expr, t: Expr) -> Expr:
-            return step(p[r, t], base[t], lambda c: V[c, r], tables, bits)
+            return step(p[r, t], lambda c: V[c, r], tables, bits)
 
         return te.compute((n, n_trees), child, name)
 
-    p = te.compute((n, n_trees), lambda r, t: base[t], "root")
+    p = te.compute((n, n_trees), lambda r, t: tirx.Cast("int64", base[t]), "root")
     for level in range(canonical.max_depth):
         p = below(p, f"level{level}")
-    return p
+    return te.compute((n, n_trees), lambda r, t: tirx.Cast("int32", p[r, t]), "position")

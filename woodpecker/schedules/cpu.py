@@ -41,7 +41,7 @@ from ..relay_ops.predicate import Expr
 from ..runtime.format import round_up
 from . import cpu_bitslice
 from .cpu_bitslice import BYTE_PLANES
-from .cpu_strategies import LANES, PROLOGUES, SCRATCH, STRATEGIES
+from .cpu_strategies import LANES, PROLOGUES, SCRATCH, STRATEGIES, TILES, trees_of
 from .tir import ITEMSIZE, Frame, arguments, const, new_frame, read_only_views, register, rows_of, scratch_view
 
 V_BYTES = 128 * 1024
@@ -63,7 +63,7 @@ def lay_out(canonical: Canonical, plan: Sequence[Step], features: Collection[str
     for step in plan:
         module = PREPARED_BY[step.strategy]
         layout = shared | module.prepare(canonical, step.options)
-        layout |= aggregate.prepare(canonical, module.positions(canonical, layout))
+        layout |= aggregate.prepare(canonical, module.positions(canonical, layout), layout.flags)
         if step.strategy == bitslice.NAME:
             layout |= cpu_bitslice.target_stages(layout, features)
         layouts.append(layout | _places(layout, step))
@@ -104,10 +104,11 @@ def entry(signatures: Sequence[Signature], name: str, kind: str, x_dtype: str, p
         TB.func_name(name)
         TB.func_attr({"tirx.noalias": True, "global_symbol": name})
         args = arguments(x_dtype, out_dtype, parallel)
-        frames = [
-            new_frame(signature, args, value_dtype, LANES[signature.strategy](signature), step)
-            for step, signature in enumerate(signatures)
-        ]
+        frames = []
+        for step, signature in enumerate(signatures):
+            lanes = LANES[signature.strategy](signature)
+            tile = TILES.get(signature.strategy, lanes)
+            frames.append(new_frame(signature, args, value_dtype, lanes, trees_of(signature), tile, step))
         last = frames[-1]
 
         def rows(begin: Expr, end: Expr, task: Expr) -> None:
@@ -157,12 +158,15 @@ def _column_values(frame: Frame, row: Callable[[Expr], Expr], rows: Expr) -> Non
     tables, flags, dtype = frame.tables, frame.signature.flags, frame.value_dtype
     n_columns, n_numeric = frame.scalar("n_columns"), frame.scalar("n_numeric")
 
-    tile = math.gcd(frame.lanes, 16)
+    tile = math.gcd(frame.tile, 16)
+    parts = frame.tile // tile
 
     def each(begin: Expr, end: Expr, store: Callable[[Expr, Expr, Expr, Expr], None]) -> None:
         # A few rows at a time: their values of neighbouring features share cache lines, and so do their places in V.
         with TB.serial(0, tirx.truncdiv(rows, const(tile))) as part, TB.serial(begin, end) as column:
             feature = register(tables["column_feature"][column])
+            within = tirx.truncmod(part, const(parts)) * const(tile)
+            place = register(frame.place(column, tirx.truncdiv(part, const(parts)), within))
             with TB.serial(0, tile) as at:
                 r = part * const(tile) + at
                 x = register(tirx.Cast(dtype, frame.arguments.X[row(r), tirx.Cast("int64", feature)]))
@@ -171,13 +175,13 @@ def _column_values(frame: Frame, row: Callable[[Expr], Expr], rows: Expr) -> Non
                     sentinel = tirx.Cast(frame.signature.input_dtype, tables["sentinel"][0])
                 if "zero_missing" in flags:
                     zero = tables["column_zero"][column] != const(0, "uint8")
-                store(column, r, x, predicate.is_missing(x, flags, sentinel, zero))
+                store(column, place + at, x, predicate.is_missing(x, flags, sentinel, zero))
 
-    def numeric(column: Expr, r: Expr, x: Expr, missing: Expr) -> None:
+    def numeric(column: Expr, place: Expr, x: Expr, missing: Expr) -> None:
         fill = tirx.Cast(dtype, tables["column_fill"][column])
-        TB.buffer_store(frame.V, tirx.Select(missing, fill, x), [frame.place(column, r)])
+        TB.buffer_store(frame.V, tirx.Select(missing, fill, x), [place])
 
-    def ranked(column: Expr, r: Expr, x: Expr, missing: Expr) -> None:
+    def ranked(column: Expr, place: Expr, x: Expr, missing: Expr) -> None:
         offset = tables["rank_offset"]
         bound = tables["rank_bound32" if dtype == "float32" else "rank_bound64"]
         start = register(offset[column - n_numeric])
@@ -191,25 +195,34 @@ def _column_values(frame: Frame, row: Callable[[Expr], Expr], rows: Expr) -> Non
             below = tirx.And(further <= size, bound[at] < x)
             TB.buffer_store(rank, tirx.Select(below, further, rank[0]), [0])
         final = tirx.Select(missing, size + const(1), rank[0])
-        TB.buffer_store(frame.V, predicate.rank_bits(final, dtype), [frame.place(column, r)])
+        TB.buffer_store(frame.V, predicate.rank_bits(final, dtype), [place])
 
     each(const(0), n_numeric, numeric)
     if "categories" in flags:
         each(n_numeric, n_columns, ranked)
-    with TB.serial(0, rows) as r:
-        TB.buffer_store(frame.V, tirx.const(float("-inf"), dtype), [frame.place(n_columns, r)])
+    with TB.serial(0, tirx.truncdiv(rows, const(frame.tile))) as t, TB.serial(0, frame.tile) as lane:
+        TB.buffer_store(frame.V, tirx.const(float("-inf"), dtype), [frame.place(n_columns, t, lane)])
 
 
 def _leaf_ids(frame: Frame, first: Expr, count: Expr, groups: Expr) -> None:
     """out[row, t] = leaf id."""
 
     def sink(t: Expr, r: Expr, position: Expr) -> None:
-        with TB.If(r < count), TB.Then():
+        inside = r < count
+        if frame.trees > 1:
+            inside = tirx.And(inside, t < frame.scalar("n_trees"))
+        with TB.If(inside), TB.Then():
             at = [first + tirx.Cast("int64", r), tirx.Cast("int64", t)]
             TB.buffer_store(frame.arguments.out, frame.tables["leaf_id"][position], at)
 
-    with TB.serial(0, frame.scalar("n_trees")) as t, TB.serial(0, groups) as group:
-        STRATEGIES[frame.signature.strategy](frame, t, group, sink)
+    with _tree_groups(frame) as t, TB.serial(0, groups) as group:
+        STRATEGIES[frame.signature.strategy](frame, t * const(frame.trees), group, sink)
+
+
+def _tree_groups(frame: Frame) -> Any:
+    """A loop over groups of trees. The last group may hold padding: trees of one leaf, whose value is -0.0."""
+    n_trees = frame.scalar("n_trees")
+    return TB.serial(0, tirx.truncdiv(n_trees + const(frame.trees - 1), const(frame.trees)))
 
 
 def _raw_scores(frame: Frame, sums: Any, first: Expr, row: Callable[[Expr], Expr], count: Expr, groups: Expr) -> None:
@@ -219,7 +232,7 @@ def _raw_scores(frame: Frame, sums: Any, first: Expr, row: Callable[[Expr], Expr
 
     def place(r: Expr, k: Expr) -> Expr:
         """Sums of neighbouring rows are neighbours, unless a leaf adds to all outputs at once."""
-        return r * n_outputs + k if "vector" in flags else frame.place(k, r)
+        return r * n_outputs + k if "vector" in flags else frame.by_column(k, r)
 
     with TB.serial(0, groups * const(frame.lanes)) as r, TB.serial(0, n_outputs) as k:
         TB.buffer_store(sums, tables["base_score"][k], [place(r, k)])
@@ -228,24 +241,49 @@ def _raw_scores(frame: Frame, sums: Any, first: Expr, row: Callable[[Expr], Expr
         at = place(r, k)
         TB.buffer_store(sums, sums[at] + value, [at])
 
+    def unless_padding(t: Expr, emit: Callable[[], None]) -> None:
+        if frame.trees == 1:
+            emit()
+        else:
+            with TB.If(t < frame.scalar("n_trees")), TB.Then():
+                emit()
+
     def vector(t: Expr, r: Expr, position: Expr) -> None:
-        start = register(tirx.Cast("int64", tables["slot"][position]) * tirx.Cast("int64", n_outputs))
+        unless_padding(t, lambda: each_output(r, position))
+
+    def each_output(r: Expr, position: Expr) -> None:
+        start = register(tirx.Cast("int64", aggregate.slot_at(tables, position)) * tirx.Cast("int64", n_outputs))
         with TB.serial(0, n_outputs) as k:
             add(r, k, tables["values"][start + tirx.Cast("int64", k)])
 
+    def whole_vector(t: Expr, r: Expr, position: Expr) -> None:
+        width = frame.signature.constant("vector")
+
+        def emit() -> None:
+            start = tirx.Cast("int64", aggregate.slot_at(tables, position)) * const(width, "int64")
+            at = [tirx.Ramp(r * const(width), const(1), width)]
+            TB.buffer_store(sums, sums[at[0]] + tables["values"][tirx.Ramp(start, const(1, "int64"), width)], at)
+
+        unless_padding(t, emit)
+
+    def output(t: Expr) -> Expr:
+        return const(0) if "one_output" in flags else tables["tree_output"][t]
+
     def linear(t: Expr, r: Expr, position: Expr) -> None:
-        add(r, tables["tree_output"][t], _linear_leaf(frame, row(r), position))
+        unless_padding(t, lambda: add(r, output(t), _linear_leaf(frame, row(r), position)))
 
     def scalar(t: Expr, r: Expr, position: Expr) -> None:
-        add(r, tables["tree_output"][t], tables["value"][position])
+        # The -0.0 of padding changes no sum, whatever its sign.
+        add(r, output(t), aggregate.value_at(tables, position))
 
-    sink = vector if "vector" in flags else linear if "linear" in flags else scalar
-    with TB.serial(0, frame.scalar("n_trees")) as t:
+    of_vectors = whole_vector if "vector" in dict(frame.signature.constants) else vector
+    sink = of_vectors if "vector" in flags else linear if "linear" in flags else scalar
+    with _tree_groups(frame) as t:
         if BYTE_PLANES in flags:
             cpu_bitslice.add_by_byte_planes(frame, t, sums)
         else:
             with TB.serial(0, groups) as group:
-                STRATEGIES[frame.signature.strategy](frame, t, group, sink)
+                STRATEGIES[frame.signature.strategy](frame, t * const(frame.trees), group, sink)
     with TB.serial(0, count) as r, TB.serial(0, n_outputs) as k:
         total = sums[
             place(cpu_bitslice.shuffled(r, ITEMSIZE[frame.signature.acc_dtype]) if BYTE_PLANES in flags else r, k)

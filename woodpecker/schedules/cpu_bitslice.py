@@ -20,18 +20,20 @@ from ..relay_ops import bitslice
 from ..relay_ops.predicate import Expr
 from .tir import ITEMSIZE, Frame, Sink, const, register, scratch_view, vector_register
 
-WORDS = bitslice.ROWS // 64
+TILE = 64
+"""Rows of a tile of V: those of a word."""
+WORDS = bitslice.ROWS // TILE
+AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 BYTE_PLANES = "byte_planes"
 """The flag of layouts whose leaf values are byte planes."""
 
 
 def target_stages(layout: Layout, features: Collection[str]) -> Layout:
     """The tables of the stages that need features of the target, where it has them and the forest allows them."""
-    stages = Layout({}, {}, {}, frozenset())
-    if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= set(features):
-        stages |= _heaps(layout)
-        if "avx512vbmi" in features and layout.constants["bits"] <= 8 and not {"vector", "linear"} & layout.flags:
-            stages |= _byte_planes(layout)
+    stages = _heaps(layout) if set(features) >= AVX512 else Layout({}, {}, {}, frozenset())
+    vbmi = set(features) >= {*AVX512, "avx512vbmi"}
+    if vbmi and layout.constants["bits"] <= 8 and not {"vector", "linear"} & layout.flags:
+        stages |= _byte_planes(layout)
     return stages
 
 
@@ -90,34 +92,34 @@ def masks(frame: Frame) -> None:
     offset = tables["predicate_offset"]
     searched = "heaps" in frame.signature.flags and frame.value_dtype == "float32"
     with TB.serial(0, frame.scalar("n_numeric")) as column:
-        place = register(frame.place(column, const(0)))
         row = register(first + tables["predicate_row"][column])
         if searched:
             heap = register(tables["heap_number"][column])
             with TB.If(heap >= const(0)):
                 with TB.Then():
-                    _rank_planes(frame, place, heap)
+                    _rank_planes(frame, column, heap)
                     _masks_of_ranks(frame, M, row)
                 with TB.Else():
-                    _compare(frame, M, place, row, offset[column], offset[column + const(1)])
+                    _compare(frame, M, column, row, offset[column], offset[column + const(1)])
         else:
-            _compare(frame, M, place, row, offset[column], offset[column + const(1)])
+            _compare(frame, M, column, row, offset[column], offset[column + const(1)])
     if "set_word" in tables:
         _category_masks(frame, M, first + tables["predicate_row"][frame.scalar("n_numeric")])
 
 
-def _compare(frame: Frame, M: Any, place: Expr, row: Expr, begin: Expr, end: Expr) -> None:
+def _compare(frame: Frame, M: Any, column: Expr, row: Expr, begin: Expr, end: Expr) -> None:
     """One by one: 64 rows a comparison."""
     start = register(begin)
+    places = [register(frame.place(column, const(g), const(0))) for g in range(WORDS)]
     with TB.serial(0, end - start) as i:
         bound = tirx.Broadcast(register(frame.tables["bound"][start + i]), 64)
         for g in range(WORDS):
-            values = frame.V[tirx.Ramp(place + const(64 * g), const(1), 64)]
+            values = frame.V[tirx.Ramp(places[g], const(1, "int64"), 64)]
             word = tirx.call_intrin("uint64", "tirx.reinterpret", values <= bound)
             TB.buffer_store(M, word, [(row + i) * const(WORDS) + const(g)])
 
 
-def _rank_planes(frame: Frame, place: Expr, heap: Expr) -> None:
+def _rank_planes(frame: Frame, column: Expr, heap: Expr) -> None:
     """The ranks of a column as eight bit planes, the highest bit first, in the spare rows.
 
     i = 1                                               # 16 rows at once, the heap in 16 registers
@@ -137,7 +139,8 @@ def _rank_planes(frame: Frame, place: Expr, heap: Expr) -> None:
         return tirx.call_llvm_pure_intrin("float32x16", "llvm.x86.avx512.permvar.sf.512", table[which], at)
 
     with TB.serial(0, bitslice.ROWS // 16) as g:
-        x = vector_register(frame.V[tirx.Ramp(place + g * const(16), const(1), 16)])
+        place = frame.place(column, g >> const(2), (g & const(3)) * const(16))
+        x = vector_register(frame.V[tirx.Ramp(place, const(1, "int64"), 16)])
         at = vector_register(tirx.Broadcast(const(1), 16))
         left: list[Expr] = []
         for level in range(8):
@@ -188,7 +191,7 @@ def _category_masks(frame: Frame, M: Any, first: Expr) -> None:
     tables = frame.tables
     start = register(first)
     with TB.serial(0, frame.scalar("n_sets")) as s, TB.serial(0, WORDS) as g:
-        place = register(frame.place(tables["set_column"][s], g * const(64)))
+        place = register(frame.place(tables["set_column"][s], g, const(0)))
         word = TB.alloc_buffer((1,), "uint64", scope="global")
         TB.buffer_store(word, const(0, "uint64"), [0])
         with TB.serial(0, 64) as r:
@@ -264,7 +267,7 @@ def add_by_byte_planes(frame: Frame, t: Expr, sums: Any) -> None:
         [planes[tirx.Ramp(table + const(b * entries + i), const(1), 64)] for i in range(0, entries, 64)]
         for b in range(size)
     ]
-    column = register(frame.place(frame.tables["tree_output"][t], const(0)))
+    column = register(frame.by_column(frame.tables["tree_output"][t], const(0)))
     with TB.serial(0, WORDS) as g:
         number = vector_register(_numbers(frame, g, 0))
         looked_up = [vector_register(_look_up(part, number)) for part in parts]

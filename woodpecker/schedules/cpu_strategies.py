@@ -15,58 +15,79 @@ from . import cpu_bitslice
 from .tir import Frame, Sink, const, register, scratch_view
 
 
-def _cells(count: int) -> list[Any]:
-    return [TB.alloc_buffer((1,), "int32", scope="global") for _ in range(count)]
+def _walks(frame: Frame, root: Callable[[int], Expr]) -> list[tuple[int, int, Any]]:
+    """(tree, lane, place) of each walk of a group; the place, a register, starts at the root of its tree."""
+    walks = []
+    for tree in range(frame.trees):
+        start = register(root(tree))
+        for lane in range(frame.lanes):
+            place = TB.alloc_buffer((1,), str(start.ty.dtype), scope="global")
+            TB.buffer_store(place, start, [0])
+            walks.append((tree, lane, place))
+    return walks
+
+
+def _value_of(frame: Frame, group: Expr, lane: int) -> Callable[[Expr], Expr]:
+    return lambda column: frame.V[frame.place(column, group, const(lane))]
 
 
 def tree_walk(frame: Frame, t: Expr, group: Expr, sink: Sink) -> None:
     """
-    p[0..L] = base[t]
-    for _ in range(ceil(depth[t] / unroll)):
-        for each of `unroll` levels, for each lane l:   p[l] = step(p[l])
+    p[..] = base[t ..]                                  # for each of `trees` trees and `interleave` rows
+    levels = the largest depth of these trees
+    while levels > 0:
+        for each of `unroll` levels, for each walk:     p = step(p)
+        levels = any p has moved in the last of them ? levels - unroll : 0
     """
-    tables, lanes = frame.tables, frame.lanes
+    tables, bits = frame.tables, frame.scalar("link_bits")
     unroll = frame.signature.constant("unroll")
-    base, bits = register(tables["tree_base"][t]), frame.scalar("link_bits")
-    p = _cells(lanes)
-    first = register(group * const(lanes))
-    for lane in range(lanes):
-        TB.buffer_store(p[lane], base, [0])
-    with TB.serial(0, tirx.truncdiv(tables["tree_depth"][t] + const(unroll - 1), const(unroll))):
-        for _ in range(unroll):
-            for lane in range(lanes):
-
-                def value_at(column: Expr, lane: int = lane) -> Expr:
-                    return frame.V[frame.place(column, first + const(lane))]
-
-                at = p[lane][0]
-                TB.buffer_store(p[lane], tree_traversal.step(at, base, value_at, tables, bits, register), [0])
-    for lane in range(lanes):
-        sink(t, first + const(lane), p[lane][0])
+    first = register(group * const(frame.lanes))
+    walks = _walks(frame, lambda tree: tirx.Cast("int64", tables["tree_base"][t + const(tree)]))
+    depth = register(tables["tree_depth"][t])
+    for tree in range(1, frame.trees):
+        depth = register(tirx.max(depth, tables["tree_depth"][t + const(tree)]))
+    levels = TB.alloc_buffer((1,), "int32", scope="global")
+    TB.buffer_store(levels, depth, [0])
+    with TB.While(levels[0] > const(0)):
+        moved: Expr = const(0, "int64")
+        for level in range(unroll):
+            for _, lane, p in walks:
+                at, value_at = register(p[0]), _value_of(frame, group, lane)
+                TB.buffer_store(p, tree_traversal.step(at, value_at, tables, bits, register), [0])
+                if level == unroll - 1:
+                    moved = register(moved | (p[0] ^ at))
+        TB.buffer_store(levels, tirx.Select(moved == const(0, "int64"), const(0), levels[0] - const(unroll)), [0])
+    _sink_each(frame, t, first, walks, sink, lambda place, tree: tirx.Cast("int32", place))
 
 
 def heap_walk(frame: Frame, t: Expr, group: Expr, sink: Sink) -> None:
     """
-    i[0..L] = 0
-    for each of `depth` levels, for each lane l:   i[l] = 2 * i[l] + 1 + goes_right(...)
+    i[..] = 1                                           # for each of `trees` trees and `interleave` rows
+    for each of `depth` levels, for each walk:          i = 2 * i + goes_right(...)
     """
-    tables, lanes = frame.tables, frame.lanes
-    depth = frame.signature.constant("depth")
-    heap = register(t * const(2**depth - 1))
-    i = _cells(lanes)
-    first = register(group * const(lanes))
-    for lane in range(lanes):
-        TB.buffer_store(i[lane], const(0), [0])
-    for _ in range(depth):
-        for lane in range(lanes):
+    depth = frame.scalar("depth")
+    first = register(group * const(frame.lanes))
+    walks = _walks(frame, lambda tree: const(1, "int64"))
+    heap = register(tirx.Cast("int64", t * ((const(1) << depth) - const(1))))
+    with TB.serial(0, depth):
+        for tree, lane, i in walks:
+            at, value_at = register(i[0]), _value_of(frame, group, lane)
+            mine = heap + const(tree, "int64")
+            below = perfect_tree_traversal.step(at, mine, frame.trees, value_at, frame.tables, register)
+            TB.buffer_store(i, below, [0])
 
-            def value_at(column: Expr, lane: int = lane) -> Expr:
-                return frame.V[frame.place(column, first + const(lane))]
+    def position(i: Expr, tree: int) -> Expr:
+        return perfect_tree_traversal.leaf_position(tirx.Cast("int32", i), t + const(tree), depth)
 
-            TB.buffer_store(i[lane], perfect_tree_traversal.step(i[lane][0], heap, value_at, tables, register), [0])
-    for lane in range(lanes):
-        position = register(perfect_tree_traversal.leaf_position(i[lane][0], t, depth))
-        sink(t, first + const(lane), position)
+    _sink_each(frame, t, first, walks, sink, position)
+
+
+def _sink_each(
+    frame: Frame, t: Expr, first: Expr, walks: list[tuple[int, int, Any]], sink: Sink, position: Callable[..., Expr]
+) -> None:
+    """The ends of all walks, tree by tree, so that every row's sum stays in the order of the trees."""
+    for tree, lane, place in walks:
+        sink(t + const(tree), first + const(lane), register(position(place[0], tree)))
 
 
 def matrix_products(frame: Frame, t: Expr, group: Expr, sink: Sink) -> None:
@@ -85,7 +106,7 @@ def matrix_products(frame: Frame, t: Expr, group: Expr, sink: Sink) -> None:
     categorical = "node_bitset" in tables
     with TB.serial(0, tests) as i:
         at = register(t * tests + i)
-        start = register(frame.place(tables["test_column"][at], first))
+        start = register(frame.place(tables["test_column"][at], group, const(0)))
         if categorical:
             with TB.serial(0, lanes) as lane:
                 outcome = gemm.test(at, frame.V[start + lane], tables)
@@ -142,3 +163,12 @@ LANES: dict[str, Callable[[Layout | Signature], int]] = {
     bitslice.NAME: lambda _: bitslice.ROWS,
 }
 """Rows of a group, which the row block is a multiple of."""
+
+
+TILES = {bitslice.NAME: cpu_bitslice.TILE}
+"""Rows of a tile of the column values, where they are fewer than those of a group."""
+
+
+def trees_of(known: Layout | Signature) -> int:
+    """Trees that a strategy evaluates together."""
+    return int(dict(known.constants).get("trees", 1))

@@ -42,6 +42,8 @@ class Frame:
     value_dtype: str
     arguments: Arguments
     lanes: int
+    trees: int
+    tile: int
     directory: Any
     tables: dict[str, Any] = field(default_factory=dict)
     scalars: dict[str, Expr] = field(default_factory=dict)
@@ -58,8 +60,15 @@ class Frame:
         """A scalar of the directory, int32."""
         return tirx.Cast("int32", self.scalar64(name))
 
-    def place(self, column: Expr, r: Expr) -> Expr:
-        """The index in V of a column's value for row r of the block."""
+    def place(self, column: Expr, tile: Expr, lane: Expr) -> Expr:
+        """The index in V of a column's value for a row of a tile: the rows of a tile are neighbours, and so are its
+        columns, so that what a group reads shares a few cache lines."""
+        rows = const(self.tile, "int64")
+        width = (self.scalar64("n_columns") + const(1, "int64")) * rows
+        return tirx.Cast("int64", tile) * width + tirx.Cast("int64", column) * rows + tirx.Cast("int64", lane)
+
+    def by_column(self, column: Expr, r: Expr) -> Expr:
+        """The index in a matrix of the block whose rows are neighbours."""
         return column * self.scalar("row_block") + r
 
 
@@ -120,11 +129,13 @@ def rows_of(arguments: Arguments, block: Expr, body: Callable[[Expr, Expr, Expr]
         body(first, tirx.min(first + share, end), task)
 
 
-def new_frame(signature: Signature, args: Arguments, value_dtype: str, lanes: int, step: int) -> Frame:
+def new_frame(
+    signature: Signature, args: Arguments, value_dtype: str, lanes: int, trees: int, tile: int, step: int
+) -> Frame:
     """Open the directory of a step of the plan."""
     at = const((DIRECTORY_OFFSET + step * DIRECTORY_BYTES) // 8, "int64")
     directory = TB.decl_buffer((DIRECTORY_SLOTS,), "int64", data=args.model.data, elem_offset=at)
-    return Frame(signature, value_dtype, args, lanes, directory)
+    return Frame(signature, value_dtype, args, lanes, trees, tile, directory)
 
 
 def read_only_views(frame: Frame) -> None:
