@@ -19,11 +19,12 @@ from .support import assert_bits_equal, boundary_rows
 
 NAMES = tuple(STRATEGIES)
 ALONE: dict[str, dict[str, int]] = {
-    "tree_traversal": {"trees": 4, "interleave": 2},
-    "perfect_tree_traversal": {"trees": 4, "interleave": 2},
+    "tree_traversal": {"trees": 2, "interleave": 2, "unroll": 1},
+    "perfect_tree_traversal": {"trees": 2, "interleave": 2},
     "bitslice": {"min_rows": 1},
 }
-"""Options with which a strategy serves every row count by itself, with the same code whatever the forest's size."""
+"""Options with which a strategy serves every row count by itself, with the same code whatever the forest's size, and
+little of it."""
 
 Node = dict[str, Any]
 

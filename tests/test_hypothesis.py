@@ -44,7 +44,7 @@ def test_generated_forests(profile):
     # One dtype of rows a profile halves the code to compile; the full tier draws it.
     dtype = "float64" if profile in ("lightgbm", "hist", "linear", "plain") else "float32"
 
-    @settings(max_examples=15)
+    @settings(max_examples=10)
     @given(forests(PROFILES[profile]), COUNTS, st.integers(0, 2**32 - 1))
     def run(forest, n, seed):
         check(forest, n, seed, dtype, compiled_once(forest))
@@ -94,7 +94,7 @@ def test_forests_reach_what_they_should():
     """Generated forests include single leaves, stumps and long chains; rows reach both sides of hard thresholds."""
     depths, specials = set(), set()
 
-    @settings(max_examples=120)
+    @settings(max_examples=60)
     @given(forests(PROFILES["plain"]))
     def run(forest):
         depths.update(tree_depth(forest).tolist())
