@@ -18,7 +18,9 @@ import tvm_ffi
 from ..errors import InputError, UnsupportedModelError
 from . import labels, outputs, threads
 from .format import aligned
-from .rows import InputSpec, Rows, direct, read_rows
+from .rows import InputSpec, direct, read_rows
+
+INT32 = np.dtype(np.int32)
 
 Entry = Callable[..., Any]
 
@@ -176,35 +178,29 @@ class Predictor(CompiledModel):
         Raises:
             InputError: X or ``out`` is not what the model expects.
         """
-        if out is None and direct(X, self.n_features_in_):  # the hot path: nothing to read, nothing to restore
-            out = np.empty((len(X), self.n_outputs_), self._acc_dtype)
-            self._call("raw_f32" if X.dtype == np.float32 else "raw_f64", X, out)
-            return out
-        rows = read_rows(X, self._spec)
-        scores = self._scores("raw", rows, self._out(out, (rows.n, self.n_outputs_), self._acc_dtype))
-        return rows.restore(scores if out is None else out)
+        scores, restore = self._scores("raw", X, self.n_outputs_, self._acc_dtype, out)
+        return restore(scores) if restore else scores
 
     def apply(self, X: Any, *, out: np.ndarray | None = None) -> Any:
         """Leaf ids: (n, T) int32, numbered as the source library numbers its leaves.
 
         Args and errors: see `predict_raw`; ``out`` is (n, T) int32.
         """
-        rows = read_rows(X, self._spec)
-        ids = self._scores("apply", rows, self._out(out, (rows.n, self.n_trees_), np.dtype(np.int32)))
-        return rows.restore(ids if out is None else out)
+        ids, restore = self._scores("apply", X, self.n_trees_, INT32, out)
+        return restore(ids) if restore else ids
 
     def _method(self, name: str, X: Any) -> Any:
         """What the source model's method ``name`` returns for X."""
         method = self._program.manifest["methods"][name]
-        rows = read_rows(X, self._spec)
         if method["kind"] == "leaves_onehot":
-            ids = self._scores("apply", rows, np.empty((rows.n, self.n_trees_), np.int32))
-            return outputs.leaves_onehot(ids, method["args"])
-        raw = self._scores("raw", rows, np.empty((rows.n, self.n_outputs_), self._acc_dtype))
+            return outputs.leaves_onehot(self._scores("apply", X, self.n_trees_, INT32)[0], method["args"])
+        raw, restore = self._scores("raw", X, self.n_outputs_, self._acc_dtype)
         if self._post_transform is not None:
-            return rows.restore(self._post_transform(raw))
-        linked = raw if method["link"] is None else self._linked(method["link"], raw)
-        return rows.restore(outputs.KINDS[method["kind"]](linked, self._classes, method["args"]))
+            result = self._post_transform(raw)
+        else:
+            linked = raw if method["link"] is None else self._linked(method["link"], raw)
+            result = outputs.KINDS[method["kind"]](linked, self._classes, method["args"])
+        return restore(result) if restore else result
 
     def _linked(self, index: int, raw: np.ndarray) -> np.ndarray:
         width = self._program.manifest["links"][index]["width"]
@@ -212,13 +208,22 @@ class Predictor(CompiledModel):
         self._call(f"link_{index}", raw, out)
         return out
 
-    def _scores(self, kind: str, rows: Rows, out: np.ndarray) -> np.ndarray:
+    def _scores(
+        self, kind: str, X: Any, width: int, dtype: np.dtype[Any], out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, Callable[[Any], Any] | None]:
+        """(n, width) of an entry over all rows, and what makes of it the kind of tensor that X is, if it is another."""
+        if out is None and direct(X, self.n_features_in_):  # the hot path: nothing to read, nothing to restore
+            scores = np.empty((len(X), width), dtype)
+            self._call(f"{kind}_f32" if X.dtype == np.float32 else f"{kind}_f64", X, scores)
+            return scores, None
+        rows = read_rows(X, self._spec)
+        scores = self._out(out, (rows.n, width), dtype)
         name = f"{kind}_{'f32' if rows.dtype == np.float32 else 'f64'}"
         for begin, end, block in rows.blocks():
-            if np.may_share_memory(block, out):
+            if out is not None and np.may_share_memory(block, scores):
                 raise InputError("out shares memory with X, which is read while out is written: pass another array")
-            self._call(name, block, out[begin:end])
-        return out
+            self._call(name, block, scores[begin:end])
+        return scores if out is None else out, rows.restore
 
     def _call(self, name: str, X: np.ndarray, out: np.ndarray) -> None:
         """Run an entry over all rows of a block, in as many tasks as pay."""
