@@ -10,8 +10,10 @@ from woodpecker.errors import UnsupportedModelError
 from woodpecker.forest import LEAF, ZERO_BAND, Forest
 from woodpecker.nested import from_nested
 from woodpecker.predicates import Canonical, canonicalise, round_down
+from woodpecker.relay_ops import aggregate
 
 from .gallery import FORESTS, leaf, member, rows, split
+from .support import assert_bits_equal
 
 TINY = 5e-324
 INFINITY = float("inf")
@@ -187,3 +189,26 @@ def test_bitsets_beyond_their_limit_are_refused(monkeypatch):
     trees = [member(1, range(i, 200, 2), leaf(0.0), leaf(1.0)) for i in range(3)]
     with pytest.raises(UnsupportedModelError, match="feature 1 need more than 256 MiB of bitsets"):
         canonicalise(from_nested(trees, 2))
+
+
+def test_equal_leaf_values_are_stored_once():
+    """By their bits: 0.0 and -0.0 differ; in the order of their first occurrence; also where digests collide."""
+    values = np.array([[0.5, -0.0], [0.0, 1.0], [0.5, 0.0], [0.0, 1.0], [0.5, -0.0], [-0.0, -0.0]])
+    rows, of = aggregate._distinct(values)
+    assert of.tolist() == [0, 1, 2, 1, 0, 3]
+    assert_bits_equal(rows, values[[0, 1, 2, 5]])
+    many = np.random.default_rng(0).integers(0, 50, (4000, 3)).astype(np.float32)
+    rows, of = aggregate._distinct(many)
+    assert len(rows) == len(np.unique(many, axis=0)) < len(many)
+    assert_bits_equal(rows[of], many)
+
+
+def test_leaf_values_whose_digests_collide(monkeypatch):
+    class Ones:
+        def integers(self, low, high, n, dtype):
+            return np.zeros(n, dtype)  # the digest is the plain sum of the words
+
+    monkeypatch.setattr(aggregate.np.random, "default_rng", lambda seed: Ones())
+    values = np.array([[1.0, 2.0], [2.0, 1.0], [1.0, 2.0]], np.float32)
+    rows, of = aggregate._distinct(values)
+    assert_bits_equal(rows[of], values)

@@ -27,21 +27,27 @@ VECTORS = (2, 4, 8, 16)
 """Lengths of vector leaves that code is specialised on."""
 
 LEAF_IN_NODE = "leaf_in_node"
-"""The flag of layouts whose node records hold, at leaves, the leaf's value or its slot: see `payload`."""
+"""The flag of layouts whose node records hold, at leaves, the leaf's value or its row: see `leaf_records`."""
 
 
-def payload(forest: Forest, positions: np.ndarray) -> np.ndarray:
-    """uint32 for each position: what a leaf's record holds in the place of a bound.
+def leaf_records(forest: Forest, positions: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(words, tables): what the records of leaves hold in the place of a bound, uint32 for each position, and the
+    tables that it points into.
 
-    Its value, where that is one float32, else the row of `_distinct` that has its values. Either is no NaN's bit
-    pattern, so that the test at a leaf, -inf <= bound, stays true. It saves a cache miss for each row and tree, and
-    more where leaves have few values, as those of a classifier's unbounded trees.
+    A leaf holds its value, where that is one float32, else the row of its values among the distinct ones. Either is no
+    NaN's bit pattern, so that the test at a leaf, -inf <= bound, stays true. It saves a cache miss for each row and
+    tree, and more where leaves have few values, as those of a classifier's unbounded trees.
     """
     words = np.zeros(len(positions), np.uint32)
     at = np.flatnonzero(np.append(forest.kind, np.uint8(LEAF))[positions] == LEAF)
     leaf = np.append(forest.leaf, np.int32(forest.n_leaves))[positions[at]]
-    words[at] = _with_nothing(forest)[leaf, 0].view(np.uint32) if _holds_value(forest) else _distinct(forest)[1][leaf]
-    return words
+    values = _with_nothing(forest)
+    if not forest.vector_leaves and values.dtype == np.float32:
+        words[at] = values[leaf, 0].view(np.uint32)
+        return words, {}
+    rows, of = _distinct(values)
+    words[at] = of[leaf]
+    return words, {"values" if forest.vector_leaves else "leaf_value": rows.reshape(-1)}
 
 
 def _with_nothing(forest: Forest) -> np.ndarray:
@@ -49,20 +55,19 @@ def _with_nothing(forest: Forest) -> np.ndarray:
     return np.concatenate([forest.values, np.full((1, forest.values.shape[1]), -0.0, forest.values.dtype)])
 
 
-def _distinct(forest: Forest) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, of): the distinct rows of `_with_nothing` by their bits, in the order in which leaves first have them,
-    and the one of each leaf."""
-    values = np.ascontiguousarray(_with_nothing(forest))
-    rows = values.view(np.dtype((np.void, values.dtype.itemsize * values.shape[1]))).reshape(-1)
-    _, first, of = np.unique(rows, return_index=True, return_inverse=True)
+def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, of): the rows that differ in a bit, in the order of their first occurrence, and where each row went."""
+    words = np.ascontiguousarray(values).view(np.uint32).astype(np.uint64)
+    odd = np.random.default_rng(0).integers(0, 2**63, words.shape[1], np.uint64) * np.uint64(2) + np.uint64(1)
+    digest = (words * odd).sum(1, np.uint64)
+    _, first, of = np.unique(digest, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
-    return values[first[order]], rank[of.reshape(-1)]
-
-
-def _holds_value(forest: Forest) -> bool:
-    return not forest.vector_leaves and forest.values.dtype == np.float32
+    rows, of = values[first[order]], rank[of.reshape(-1)]
+    if (np.ascontiguousarray(rows).view(np.uint32)[of] != words).any():  # two rows of one digest
+        return values, np.arange(len(values))
+    return rows, of
 
 
 def value_at(tables: Mapping[str, Any], position: Expr) -> Expr:
@@ -96,12 +101,11 @@ def prepare(canonical: Canonical, positions: np.ndarray, flags_of_strategy: Coll
     flags = set()
     if forest.vector_leaves:
         flags.add("vector")
-        tables["values"] = np.ascontiguousarray((_distinct(forest)[0] if in_node else forest.values).reshape(-1))
+        if not in_node:
+            tables["values"] = np.ascontiguousarray(forest.values.reshape(-1))
     else:
         if not in_node:
             tables["value"] = _with_nothing(forest)[leaf, 0]
-        elif not _holds_value(forest):
-            tables["leaf_value"] = _distinct(forest)[0].reshape(-1)
         if forest.n_outputs == 1:
             flags.add("one_output")
         tables["tree_output"] = np.pad(forest.tree_output, (0, -forest.n_trees % MAX_TREES))

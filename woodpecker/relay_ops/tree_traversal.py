@@ -131,7 +131,9 @@ def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
         word = bound32.view(np.uint32)
         if forest.linear_offset is None:
             flags.add(aggregate.LEAF_IN_NODE)
-            word = np.where(leaf, aggregate.payload(forest, order), word)
+            words, values = aggregate.leaf_records(forest, order)
+            word = np.where(leaf, words, word)
+            tables |= values
         tables["node"] = np.stack([link.astype(np.uint32), word], 1).reshape(-1)
     else:
         tables |= {"link": link, "bound32": bound32}
