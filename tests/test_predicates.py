@@ -205,8 +205,8 @@ def test_equal_leaf_values_are_stored_once():
 
 def test_leaf_values_whose_digests_collide(monkeypatch):
     class Ones:
-        def integers(self, low, high, n, dtype):
-            return np.zeros(n, dtype)  # the digest is the plain sum of the words
+        def integers(self, *given):
+            return np.zeros(given[2], given[3])  # the digest is the plain sum of the words
 
     monkeypatch.setattr(aggregate.np.random, "default_rng", lambda seed: Ones())
     values = np.array([[1.0, 2.0], [2.0, 1.0], [1.0, 2.0]], np.float32)
