@@ -22,14 +22,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from tvm import tirx
 
 from ..errors import StrategyError
 from ..forest import LEAF, node_depth, tree_leaves, tree_of_node
 from ..layout import Layout
 from ..predicates import Canonical
 from .options import Option
-from .predicate import COLUMN_NS, Expr
+from .predicate import COLUMN_NS
 
 NAME = "bitslice"
 OPTIONS = {"min_rows": Option(0, 0, 512, "fewest rows it serves, a walk serves fewer; 1: all; 0: by estimated cost")}
@@ -43,9 +42,13 @@ RANKS = 255
 MIN_RANKED = 100
 """Fewer bounds than this are compared one by one faster than they are searched."""
 
+SET_NS, MEMBER_NS = 6.0, 0.15
+"""Measured, per block: the mask of a category set, and that of each rank in its column, of which a part are members."""
+
 MAX_ROWS = 2**16
 MAX_BITS = 12
 MAX_BYTES = 2**28
+MAX_SET_BITS = 2**27
 
 
 def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
@@ -55,6 +58,9 @@ def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
     numbers = canonical.forest.n_trees << max(1, (leaves - 1).bit_length())
     if numbers * 24 > MAX_BYTES:
         return f"{canonical.forest.n_trees:,} trees with tables for {leaves:,} leaves each need more than 256 MiB"
+    set_bits = _set_bits(canonical)
+    if set_bits > MAX_SET_BITS:
+        return f"the category sets hold {set_bits:,} bits; the limit is {MAX_SET_BITS:,}"
     rows = predicate_rows(canonical)
     if rows > MAX_ROWS // 2:
         return f"{canonical.n_predicates:,} distinct predicates need {rows:,} rows; the limit is {MAX_ROWS // 2:,}"
@@ -74,7 +80,9 @@ def cost(canonical: Canonical, rows: int) -> float:
     counts = np.diff(canonical.columns.bound_offset)[: canonical.columns.n_numeric]
     ranked = ranked_columns(canonical)
     sets = canonical.n_predicates - int(counts.sum())
-    masks = 1000.0 * int(ranked.sum()) + 10.0 * int(counts[~ranked].sum()) + 330.0 * sets
+    ranks = np.diff(canonical.columns.bound_offset)[canonical.columns.n_numeric :]
+    per_set = SET_NS + MEMBER_NS * float(ranks.mean()) if len(ranks) else 0.0
+    masks = 1000.0 * int(ranked.sum()) + 10.0 * int(counts[~ranked].sum() + ranks.sum()) + per_set * sets
     by_byte = leaves.max(initial=1) <= 256 and not canonical.forest.vector_leaves
     leaf_stage = 50.0 if by_byte else ROWS * (1.5 + 0.3 * canonical.forest.values.shape[1])
     block = operations * 0.5 + masks + canonical.forest.n_trees * leaf_stage
@@ -156,6 +164,13 @@ def column_rows(canonical: Canonical) -> np.ndarray:
     columns = canonical.columns
     counts = np.diff(columns.bound_offset)[: columns.n_numeric]
     return np.cumsum(np.concatenate([[0], np.where(ranked_columns(canonical), RANKS, counts)]))
+
+
+def _set_bits(canonical: Canonical) -> int:
+    """Ranks of its column, summed over the distinct category sets."""
+    at = np.flatnonzero(canonical.node_bitset >= 0)
+    _, index = np.unique(canonical.node_bitset[at], return_index=True)
+    return int((np.diff(canonical.columns.bound_offset) + 2)[canonical.node_column[at[index]]].sum())
 
 
 def predicate_rows(canonical: Canonical) -> int:
@@ -255,12 +270,67 @@ def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
         "n_mask_rows": first_predicate + predicate_rows(canonical),
     }
     if canonical.has_categories:
-        at = np.flatnonzero(canonical.node_bitset >= 0)
-        words, index = np.unique(canonical.node_bitset[at], return_index=True)
-        tables["set_word"] = words.astype(np.int32)
-        tables["set_column"] = canonical.node_column[at[index]].astype(np.int32)
-        scalars["n_sets"] = len(words)
+        sets = _category_sets(canonical)
+        tables |= {
+            "rank_column": sets.rank_column,
+            "rank_number": sets.rank_number,
+            "member_offset": sets.member_offset,
+            "member": sets.member,
+            "set_flip": np.where(sets.of_right, np.uint64(2**64 - 1), np.uint64(0)),
+        }
+        scalars |= {"n_sets": len(sets.of_right), "n_ranks": len(sets.rank_column)}
+        scalars["first_rank"] = scalars["n_mask_rows"]
+        scalars["n_mask_rows"] += len(sets.rank_column)
     return Layout(scalars, tables, {"bits": circuit.bits}, frozenset())
+
+
+@dataclass(frozen=True)
+class _CategorySets:
+    """Distinct category sets, each as the ranks on one side of it: those that go right, or those that go left,
+    whichever are fewer.
+
+    Args:
+        rank_column, rank_number: int32: the ranks that occur in a set.
+        member_offset: (S + 1,) int32 into ``member``.
+        member: int32 indices of such ranks.
+        of_right: (S,) bool: the members go right.
+    """
+
+    rank_column: np.ndarray
+    rank_number: np.ndarray
+    member_offset: np.ndarray
+    member: np.ndarray
+    of_right: np.ndarray
+
+
+def _category_sets(canonical: Canonical) -> _CategorySets:
+    columns = canonical.columns
+    at = np.flatnonzero(canonical.node_bitset >= 0)
+    words, index = np.unique(canonical.node_bitset[at], return_index=True)
+    column = canonical.node_column[at[index]].astype(np.int64)
+    n_ranks = np.diff(columns.bound_offset)[column] + 2  # the last one is a missing value's
+    owners, ranks = [], []
+    of_right = np.zeros(len(words), bool)
+    for c in np.unique(column):
+        sets = np.flatnonzero(column == c)
+        n = int(n_ranks[sets[0]])
+        bits = canonical.bitset[words[sets, None] + np.arange(-(-n // 32))].astype("<u4")
+        right = np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little")[:, :n].view(bool)
+        of_right[sets] = right.sum(1) * 2 < n
+        owner, rank = np.nonzero(right == of_right[sets, None])
+        owners.append(sets[owner])
+        ranks.append(rank)
+    owner, rank = np.concatenate(owners), np.concatenate(ranks)
+    order = np.argsort(owner, kind="stable")
+    owner, rank = owner[order], rank[order]
+    used, member = np.unique((column[owner] << 32) + rank, return_inverse=True)
+    return _CategorySets(
+        rank_column=(used >> 32).astype(np.int32),
+        rank_number=(used & (2**32 - 1)).astype(np.int32),
+        member_offset=np.searchsorted(owner, np.arange(len(words) + 1)).astype(np.int32),
+        member=member.reshape(-1).astype(np.int32),
+        of_right=of_right,
+    )
 
 
 def positions(canonical: Canonical, layout: Layout) -> np.ndarray:
@@ -273,10 +343,3 @@ def positions(canonical: Canonical, layout: Layout) -> np.ndarray:
     leaves = np.flatnonzero(forest.kind == LEAF)
     out[(tree_of_node(forest)[leaves] << bits) + number[leaves]] = leaves
     return out
-
-
-def rank_of(value: Expr) -> Expr:
-    """The int32 rank in a categorical column's value; see `woodpecker.relay_ops.predicate.rank_bits`."""
-    if str(value.ty.dtype) == "float32":
-        return tirx.reinterpret("int32", value)
-    return tirx.Cast("int32", tirx.reinterpret("int64", value))

@@ -53,7 +53,7 @@ def cost(canonical: Canonical, rows: int) -> float:
     padded = canonical.forest.n_trees * 2.0**canonical.max_depth
     cold = max(1.0, padded / 300_000)
     steps = canonical.forest.n_trees * (canonical.max_depth + 1.0)
-    step_ns = 1.3 if canonical.has_categories else 0.62
+    step_ns = 2.0 if canonical.has_categories else 0.62
     return step_ns * steps * cold + COLUMN_NS * len(canonical.columns)
 
 

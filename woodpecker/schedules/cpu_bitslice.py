@@ -82,7 +82,7 @@ def masks(frame: Frame) -> None:
     """
     M[ZEROS] = 0; M[ONES] = ~0
     for each column, for each of its bounds q:      M[q] = V[column] <= bound[q]
-    for each category set q:                        M[q] = not bitset[rank], a row at a time
+    for each category set q:                        M[q] = the union of the masks of its ranks
     """
     tables = frame.tables
     M = scratch_view(frame, "uint64", frame.extra)
@@ -103,7 +103,7 @@ def masks(frame: Frame) -> None:
                     _compare(frame, M, column, row, offset[column], offset[column + const(1)])
         else:
             _compare(frame, M, column, row, offset[column], offset[column + const(1)])
-    if "set_word" in tables:
+    if "member" in tables:
         _category_masks(frame, M, first + tables["predicate_row"][frame.scalar("n_numeric")])
 
 
@@ -187,20 +187,27 @@ def _masks_of_ranks(frame: Frame, M: Any, row: Expr) -> None:
 
 
 def _category_masks(frame: Frame, M: Any, first: Expr) -> None:
-    """A bit per row: is the row's rank in the set of those that go left?"""
+    """
+    for each rank i that is in a set:       M[first_rank + i] = V[column] == rank
+    for each category set s:                M[first + s] = the union of its members, or its complement
+    """
     tables = frame.tables
-    start = register(first)
-    with TB.serial(0, frame.scalar("n_sets")) as s, TB.serial(0, WORDS) as g:
-        place = register(frame.place(tables["set_column"][s], g, const(0)))
-        word = TB.alloc_buffer((1,), "uint64", scope="global")
-        TB.buffer_store(word, const(0, "uint64"), [0])
-        with TB.serial(0, 64) as r:
-            rank = register(bitslice.rank_of(frame.V[place + r]))
-            bits = tables["bitset"][tables["set_word"][s] + (rank >> const(5))]
-            right = (bits >> tirx.Cast("uint32", rank & const(31))) & const(1, "uint32")
-            left = tirx.Cast("uint64", const(1, "uint32") - right)
-            TB.buffer_store(word, word[0] | (left << tirx.Cast("uint64", r)), [0])
-        TB.buffer_store(M, word[0], [(start + s) * const(WORDS) + g])
+    whole = "int32" if frame.value_dtype == "float32" else "int64"
+    first_rank, first_set = frame.scalar("first_rank"), register(first)
+    with TB.serial(0, frame.scalar("n_ranks")) as i:
+        column = register(tables["rank_column"][i])
+        number = tirx.Broadcast(register(tirx.Cast(whole, tables["rank_number"][i])), 64)
+        for g in range(WORDS):
+            values = frame.V[tirx.Ramp(frame.place(column, const(g), const(0)), const(1, "int64"), 64)]
+            word = tirx.call_intrin("uint64", "tirx.reinterpret", tirx.reinterpret(f"{whole}x64", values) == number)
+            TB.buffer_store(M, word, [(first_rank + i) * const(WORDS) + const(g)])
+    every = tirx.Ramp(const(0), const(1), WORDS)
+    union = TB.alloc_buffer((WORDS,), "uint64", scope="global")
+    with TB.serial(0, frame.scalar("n_sets")) as s:
+        TB.buffer_store(union, tirx.Broadcast(const(0, "uint64"), WORDS), [every])
+        with TB.serial(tables["member_offset"][s], tables["member_offset"][s + const(1)]) as m:
+            TB.buffer_store(union, union[every] | M[_row(first_rank + tables["member"][m])], [every])
+        TB.buffer_store(M, union[every] ^ tirx.Broadcast(tables["set_flip"][s], WORDS), [_row(first_set + s)])
 
 
 def _run(frame: Frame, t: Expr) -> None:
