@@ -304,6 +304,7 @@ def test_methods_of_sklearn(case):
     [
         (Method("value", "isolation_score"), "needs the argument 'denominator'"),
         (Method("value", "isolation_score", {"denominator": 0.0}), "'denominator' of link 'isolation_score' must be"),
+        (Method("value", "lgb_sigmoid", {"sigmoid": 10**400}), "'sigmoid' of link 'lgb_sigmoid' must be"),
         (Method("value", "lgb_sigmoid", {"sigmoid": "2"}), "'sigmoid' of link 'lgb_sigmoid' must be"),
         (Method("value", "identity", {"divide": True}), "'divide' of link 'identity' must be"),
         (Method("value", "logistic"), "unknown link 'logistic'; known: identity, "),
@@ -312,3 +313,12 @@ def test_methods_of_sklearn(case):
 def test_wrong_links_are_named(method, message):
     with pytest.raises(UnsupportedModelError, match=message):
         wp.compile(from_nested([{"value": 1.0}], 1, methods={"predict": method}))
+
+
+def test_arguments_of_links_may_be_numpy_scalars():
+    forests = [
+        from_nested([{"value": 1.5}], 1, methods={"predict": Method("value", "lgb_sigmoid", {"sigmoid": two})})
+        for two in (2, np.float32(2), np.int64(2))
+    ]
+    scores = [wp.compile(forest).predict(np.zeros((1, 1))) for forest in forests]
+    assert scores[0] == scores[1] == scores[2]

@@ -18,6 +18,7 @@ from woodpecker.relay_ops import gemm, perfect_tree_traversal
 from woodpecker.relay_ops.plan import STRATEGIES, make_plan
 
 from .gallery import FORESTS, NAMES, assert_agrees, chain, compiled, grown, leaf, rows, split, strategies
+from .kernels import prepared
 from .support import assert_bits_equal
 
 
@@ -130,6 +131,37 @@ def test_plans_of_two_steps_at_their_borders():
         np.testing.assert_array_equal(predictor.apply(X[:n]), ids[:n])
 
 
+@pytest.mark.parametrize("n_trees", [32, 33, 64])
+@pytest.mark.parametrize(
+    ("strategy", "trees"), [("tree_traversal", 3), ("tree_traversal", 31), ("perfect_tree_traversal", 20)]
+)
+def test_groups_that_reach_past_the_last_tree(strategy, trees, n_trees):
+    """Several outputs and a divisor: what lies behind the tables of the trees is read by no one."""
+    nodes = [split(t % 3, t / 7 - 2, leaf(t + 0.1), leaf(-t - 0.3)) for t in range(n_trees)]
+    outputs = [t % 3 for t in range(n_trees)]
+    forest = from_nested(nodes, 3, dtype="float32", tree_output=outputs, n_outputs=3, divisor=3)
+    assert_agrees(wp.compile(forest, strategy=strategy, trees=trees), forest, rows(forest, 1000, 3, "float32"))
+
+
+def test_nodes_too_many_for_packed_links():
+    """40,000 features and 120,000 nodes take more than the 32 bits of a packed link."""
+    n = 40_000
+    forest = from_nested([split(t, 0.0, leaf(1.0), leaf(2.0)) for t in range(n)], n, dtype="float32")
+    assert "link" in dict(prepared(forest, "tree_traversal", trees=2).signatures[0].tables)
+    X = np.random.default_rng(0).normal(size=(3, n)).astype(np.float32)
+    assert_agrees(wp.compile(forest, strategy="tree_traversal", trees=2), forest, X)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "depth_rule", *NAMES])
+def test_a_chain_of_a_thousand_splits(strategy):
+    forest = chain(1100)
+    if strategy in ("gemm", "perfect_tree_traversal"):
+        with pytest.raises(StrategyError, match="strategy='auto' avoids it"):
+            wp.compile(forest, strategy=strategy)
+    else:
+        assert_agrees(wp.compile(forest, strategy=strategy), forest, rows(forest, 20, 1))
+
+
 def test_wrong_options():
     forest = FORESTS["float32"]()
     cases = [
@@ -142,6 +174,7 @@ def test_wrong_options():
         ("tree_traversal", {"trees": 33}, "trees.*0 to 32, found 33"),
         ("tree_traversal", {"trees": 32, "interleave": 4}, "interleave \\* trees is 128; at most 64 walks"),
         ("perfect_tree_traversal", {"trees": 8, "interleave": 9}, "interleave \\* trees is 72; at most 64 walks"),
+        ("tree_traversal", {"trees": 32, "unroll": 16}, "interleave \\* trees \\* unroll is"),
         ("perfect_tree_traversal", {"depth": 3}, "has no option 'depth'"),
         ("auto", {"unroll": 2}, "'auto' takes no options, found unroll"),
         ("depth_rule", {"low": -1}, "option low .*>= 0, found -1"),

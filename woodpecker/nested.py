@@ -51,11 +51,11 @@ def from_nested(
     build = _Builder()
     for t, tree in enumerate(trees):
         build.add_tree(t, tree)
-    outputs = np.zeros(len(trees), np.int32) if tree_output is None else np.asarray(tree_output, np.int32)
     width = build.width or 1
-    if n_outputs is None:
-        n_outputs = width if width > 1 else int(outputs.max(initial=0)) + 1
     try:
+        outputs = np.zeros(len(trees), np.int32) if tree_output is None else np.asarray(tree_output, np.int32)
+        if n_outputs is None:
+            n_outputs = width if width > 1 else int(outputs.max(initial=0)) + 1
         forest = build.forest(outputs, n_features, np.dtype(dtype), n_outputs, base_score, fields)
     except (ValueError, OverflowError) as error:
         raise InvalidModelError(f"the numbers do not fit: {error}") from error
@@ -120,14 +120,14 @@ class _Builder:
             raise InvalidModelError(f"tree {t}, node {number}: unknown keys {sorted(unknown)} in a leaf")
         try:
             value = np.atleast_1d(np.asarray(node["value"], np.float64))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise InvalidModelError(f"tree {t}, node {number}: the value {node['value']!r} is no number") from None
         try:
             leaf_id = operator.index(node.get("id", number))
             const = float(node.get("const", value.flat[0] if value.size else 0.0))
             coef = {operator.index(f): float(c) for f, c in dict(node.get("coef", {})).items()}
             cover = float(node.get("cover", np.nan))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidModelError(f"tree {t}, node {number}: {error}") from None
         if value.ndim != 1 or (self.width is not None and len(value) != self.width):
             raise InvalidModelError(f"tree {t}, node {number}: leaves must have {self.width} values each")
@@ -162,7 +162,7 @@ class _Builder:
                 threshold = float(node["threshold"])
             feature = operator.index(node["feature"])
             cover = float(node.get("cover", np.nan))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidModelError(f"{where}: {error}") from None
         self._append(
             kind=_KINDS[node["op"]],

@@ -6,6 +6,7 @@ are the graph-level operators that Relay once stood for.
 A strategy is a module with the same few functions as its siblings:
 
     NAME, OPTIONS                   its name, and its options with their defaults and ranges
+    TABLE_OPTIONS                   the options that its tables depend on
     applicable(canonical, options)  None, or the reason why it cannot serve this forest; allocates nothing
     choose(canonical, options)      the options with those that were left to the forest
     cost(canonical, rows)           estimated ns per row, for `auto`

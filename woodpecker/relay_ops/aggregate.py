@@ -57,15 +57,18 @@ def _with_nothing(forest: Forest) -> np.ndarray:
 
 def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(rows, of): the rows that differ in a bit, in the order of their first occurrence, and where each row went."""
-    words = np.ascontiguousarray(values).view(np.uint32).astype(np.uint64)
+    words = np.ascontiguousarray(values).view(np.uint32)
     odd = np.random.default_rng(0).integers(0, 2**63, words.shape[1], np.uint64) * np.uint64(2) + np.uint64(1)
-    digest = (words * odd).sum(1, np.uint64)
+    digest = np.zeros(len(words), np.uint64)
+    for column, factor in zip(words.T, odd, strict=True):
+        digest += column.astype(np.uint64) * factor
     _, first, of = np.unique(digest, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
-    rows, of = values[first[order]], rank[of.reshape(-1)]
-    if (np.ascontiguousarray(rows).view(np.uint32)[of] != words).any():  # two rows of one digest
+    rows, of = np.ascontiguousarray(values[first[order]]), rank[of.reshape(-1)]
+    columns = zip(rows.view(np.uint32).T, words.T, strict=True)
+    if any((kept[of] != column).any() for kept, column in columns):  # two rows of one digest
         return values, np.arange(len(values))
     return rows, of
 
@@ -86,7 +89,7 @@ def slot_at(tables: Mapping[str, Any], position: Expr) -> Expr:
 
 
 def _word(tables: Mapping[str, Any], position: Expr) -> Expr:
-    return unbound(tables["node"][position * tirx.const(2, "int32") + tirx.const(1, "int32")])
+    return unbound(tables["node"][tirx.Cast("int64", position) * tirx.const(2, "int64") + tirx.const(1, "int64")])
 
 
 def prepare(canonical: Canonical, positions: np.ndarray, flags_of_strategy: Collection[str] = ()) -> Layout:
@@ -108,7 +111,7 @@ def prepare(canonical: Canonical, positions: np.ndarray, flags_of_strategy: Coll
             tables["value"] = _with_nothing(forest)[leaf, 0]
         if forest.n_outputs == 1:
             flags.add("one_output")
-        tables["tree_output"] = np.pad(forest.tree_output, (0, -forest.n_trees % MAX_TREES))
+        tables["tree_output"] = np.pad(forest.tree_output, (0, MAX_TREES - 1))
     if forest.linear_offset is not None:
         assert forest.linear_feature is not None and forest.linear_coef is not None
         assert forest.linear_const is not None

@@ -32,6 +32,7 @@ from .predicate import COLUMN_NS
 
 NAME = "bitslice"
 OPTIONS = {"min_rows": Option(0, 0, 512, "fewest rows it serves, a walk serves fewer; 1: all; 0: by estimated cost")}
+TABLE_OPTIONS: tuple[str, ...] = ()
 
 ROWS = 512
 ZEROS, ONES, FIRST = 0, 1, 2

@@ -26,6 +26,7 @@ from .predicate import COLUMN_NS, Expr, goes_right, goes_right_any
 
 NAME = "gemm"
 OPTIONS = {"lanes": Option(64, 16, 64, "rows of one vector; a power of two")}
+TABLE_OPTIONS: tuple[str, ...] = ()
 
 MAX_LEAVES = 1024
 MAX_BYTES = 2**28

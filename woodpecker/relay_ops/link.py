@@ -7,6 +7,8 @@ every link is 2 ULP.
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -133,12 +135,18 @@ def arguments(name: str, args: Mapping[str, Any]) -> dict[str, float]:
     """
     if name == "isolation_score" and "denominator" not in args:
         raise UnsupportedModelError("the link 'isolation_score' needs the argument 'denominator'")
-    found = {k: args[k] for k in PARAMETERS if k in args}
-    for key, value in found.items():
-        number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-        if not number or not np.isfinite(value) or value == 0:
+    found: dict[str, float] = {}
+    for key in (k for k in PARAMETERS if k in args):
+        value = args[key]
+        try:
+            found[key] = int(value) if isinstance(value, numbers.Integral) else float(value)
+            sound = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            sound = sound and math.isfinite(found[key]) and found[key] != 0
+        except (TypeError, ValueError, OverflowError):
+            sound = False
+        if not sound:
             raise UnsupportedModelError(
-                f"the argument {key!r} of link {name!r} must be a number other than 0: {value!r}"
+                f"the argument {key!r} of link {name!r} must be a finite number other than 0, found {value!r}"
             )
     return found
 

@@ -27,6 +27,8 @@ class Option:
 
 WALKS, FEW_WALKS, MAX_WALKS = 16, 8, 64
 """Walks in flight, by default, for few trees, and at most: each has a register, and code of its own."""
+MAX_STEPS = 256
+"""Steps of code in a walk's loop: it takes seconds to compile more."""
 MANY_TREES = 32
 """From here on the time of a row is worth the code of more walks."""
 WALKS_BYTES = 2**18
@@ -46,6 +48,8 @@ def too_many_walks(options: Mapping[str, int]) -> str | None:
     walks = options.get("interleave", 0) * options.get("trees", 0)
     if walks > MAX_WALKS:
         return f"interleave * trees is {walks}; at most {MAX_WALKS} walks are in flight"
+    if max(walks, 1) * options.get("unroll", 1) > MAX_STEPS:
+        return f"interleave * trees * unroll is {walks * options['unroll']}; the limit is {MAX_STEPS}"
     return None
 
 

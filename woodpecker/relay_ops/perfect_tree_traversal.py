@@ -27,6 +27,7 @@ from .predicate import COLUMN_NS, Bind, Expr, goes_right, goes_right_any, unboun
 
 NAME = "perfect_tree_traversal"
 OPTIONS = IN_FLIGHT
+TABLE_OPTIONS: tuple[str, ...] = ("trees",)
 
 MAX_DEPTH = 20
 MAX_BYTES = 2**28
@@ -38,14 +39,16 @@ def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
         return refusal
     if depth > MAX_DEPTH:
         return f"a tree of depth {depth} would be padded to 2**{depth} leaves; the limit is depth {MAX_DEPTH}"
-    need = n_trees * 2**depth * (12 + (8 if canonical.forest.input_dtype == "float64" else 0) + 8)
+    padded = n_trees + -n_trees % (options.get("trees") or 1)
+    need = padded * 2**depth * (12 + (8 if canonical.forest.input_dtype == "float64" else 0) + 8)
     if need > MAX_BYTES:
         return f"{n_trees} trees padded to depth {depth} need {need / 2**30:.1f} GiB; the limit is 0.25 GiB"
     return None
 
 
 def choose(canonical: Canonical, options: Mapping[str, int]) -> dict[str, int]:
-    return in_flight(options, canonical.forest.n_trees, 8.0 * 2**canonical.max_depth)
+    # The first levels of trees that are walked together share cache lines: the more, the better.
+    return in_flight(options, canonical.forest.n_trees, 0.0)
 
 
 def cost(canonical: Canonical, rows: int) -> float:

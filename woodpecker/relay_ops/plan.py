@@ -16,11 +16,10 @@ from typing import Any
 from ..errors import StrategyError
 from ..predicates import Canonical
 from . import bitslice, gemm, perfect_tree_traversal, tree_traversal
-from .options import MANY_TREES, resolve
-from .options import WALKS as WALKS_IN_FLIGHT
+from .options import MANY_TREES, WALKS, resolve
 
 STRATEGIES: dict[str, ModuleType] = {m.NAME: m for m in (gemm, tree_traversal, perfect_tree_traversal, bitslice)}
-WALKS = {m.NAME: m for m in (perfect_tree_traversal, tree_traversal)}
+WALKING = {m.NAME: m for m in (perfect_tree_traversal, tree_traversal)}
 
 TYPICAL_ROWS = 1024
 """The batch that `auto` chooses for."""
@@ -73,7 +72,7 @@ def make_plan(canonical: Canonical, strategy: str, given: Mapping[str, Any]) -> 
             )
         return _with_few_rows(canonical, _cheapest(canonical), {})
     if strategy == "depth_rule":
-        return (_by_depth(canonical, given),)
+        return _with_few_rows(canonical, _by_depth(canonical, given), given)
     if strategy not in STRATEGIES:
         raise StrategyError(f"unknown strategy {strategy!r}; known: {', '.join((*STRATEGIES, 'auto', 'depth_rule'))}")
     return _with_few_rows(canonical, _step(canonical, strategy, given, "chosen by the user", {}), given)
@@ -97,11 +96,11 @@ def _options(canonical: Canonical, module: ModuleType, given: Mapping[str, Any])
 
 def _with_few_rows(canonical: Canonical, step: Step, given: Mapping[str, Any]) -> tuple[Step, ...]:
     """The step, and before it those for the row counts at which another is cheaper, unless the user's options rule."""
-    if step.strategy in WALKS:
-        return (step,) if given else _with_lone_rows(canonical, step)
+    if step.strategy in WALKING:
+        return (step,) if {"trees", "interleave"} & set(given) else _with_lone_rows(canonical, step, TYPICAL_ROWS)
     if step.strategy != bitslice.NAME or step.options["min_rows"] == 1:
         return (step,)
-    walks = [m for m in WALKS.values() if m.applicable(canonical, {}) is None]
+    walks = [m for m in WALKING.values() if m.applicable(canonical, {}) is None]
     walk = min(walks, key=lambda m: float(m.cost(canonical, TYPICAL_ROWS)))
     one_by_one = max(float(walk.cost(canonical, TYPICAL_ROWS)), 1e-9)
     break_even = int(bitslice.cost(canonical, bitslice.ROWS) * bitslice.ROWS / one_by_one) + 1
@@ -110,19 +109,19 @@ def _with_few_rows(canonical: Canonical, step: Step, given: Mapping[str, Any]) -
         return (step,)
     reason = f"fewer than {least} rows cost less one by one than a block of {bitslice.ROWS}"
     few = Step(0, walk.NAME, _options(canonical, walk, {}), reason, {})
-    return *_with_lone_rows(canonical, few), replace(step, min_rows=least)
+    return *_with_lone_rows(canonical, few, least), replace(step, min_rows=least)
 
 
-def _with_lone_rows(canonical: Canonical, step: Step) -> tuple[Step, ...]:
-    """A walk of several rows at once, and before it one of several trees at once, for fewer rows."""
+def _with_lone_rows(canonical: Canonical, step: Step, end: int) -> tuple[Step, ...]:
+    """A walk of several rows at once, for fewer than ``end``, and before it one of more trees at once for a few."""
     rows = step.options["interleave"]
-    if rows == 1 or canonical.forest.n_trees < MANY_TREES:
-        return (step,)
     least = rows // 2 + 1
-    module = WALKS[step.strategy]
-    options = {**step.options, **_options(canonical, module, {"interleave": 1, "trees": WALKS_IN_FLIGHT})}
-    reason = f"fewer than {least} rows walk faster tree by tree"
-    return Step(0, step.strategy, options, reason, {}), replace(step, min_rows=least)
+    if rows == 1 or canonical.forest.n_trees < MANY_TREES or least >= end:
+        return (step,)
+    given = {**step.options, "interleave": 1, "trees": WALKS}
+    reason = f"fewer than {least} rows: each walks {WALKS} trees at once"
+    few = Step(0, step.strategy, _options(canonical, WALKING[step.strategy], given), reason, {})
+    return few, replace(step, min_rows=least)
 
 
 def _cheapest(canonical: Canonical) -> Step:

@@ -24,7 +24,7 @@ from ..forest import LEAF, node_depth, tree_of_node
 from ..layout import Layout
 from ..predicates import Canonical
 from . import aggregate
-from .options import IN_FLIGHT, Option, in_flight, too_many_walks
+from .options import IN_FLIGHT, MAX_TREES, Option, in_flight, too_many_walks
 from .predicate import COLUMN_NS, Bind, Expr, goes_right, goes_right_any, unbound
 
 NAME = "tree_traversal"
@@ -32,6 +32,7 @@ OPTIONS = {
     "unroll": Option(2, 1, 16, "levels per iteration of the walk's loop"),
     **IN_FLIGHT,
 }
+TABLE_OPTIONS: tuple[str, ...] = ()
 
 
 def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
@@ -121,7 +122,7 @@ def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
     numeric = at >= 0
     bound32 = np.append(columns.bound32, np.float32(0))[at]
     bound32 = np.where(numeric, bound32, np.float32(np.inf))
-    padding = -forest.n_trees % options["trees"]
+    padding = MAX_TREES - 1
     tables: dict[str, np.ndarray] = {
         "tree_base": np.append(forest.tree_offset[:-1], np.full(padding, forest.n_nodes)).astype(np.int32),
         "tree_depth": np.pad(canonical.depth, (0, padding)).astype(np.int32),

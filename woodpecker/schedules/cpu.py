@@ -1,14 +1,14 @@
 """CPU kernels: one loop over row blocks that joins predicate stage, strategy and aggregation.
 
     def raw(X, out, scratch, model, row_begin, row_end):
-        V, acc = scratch                                     # (C + 1, R) column values, (R, K) sums
+        V, acc = scratch                                     # tiles of column values, sums
         for block of R rows:
-            V[c, r] = column values of the block             # relay_ops.predicate
-            acc[r, k] = base_score[k]
-            for tree t:                                      # tables of a tree are read once per block
-                for group of L rows:                         # L walks in flight hide each other's latency
-                    p[0..L] = leaf positions in tree t       # the strategy: cpu_strategies
-                    acc[r, output[t]] += value[p]            # relay_ops.aggregate
+            V[tile, c, r] = column values of the block       # relay_ops.predicate
+            acc[k, r] = base_score[k]
+            for group of trees:                              # their tables are read once per block
+                for group of rows:                           # walks in flight hide each other's latency
+                    p = leaf positions of the rows in the trees      # the strategy: cpu_strategies
+                    acc[output[t], r] += value[p], tree by tree      # relay_ops.aggregate
             out[block] = acc / divisor
 
 so nothing of size rows x trees is stored, and every row's sum is sequential whatever the blocks, groups or threads.
@@ -36,7 +36,7 @@ from ..layout import Layout, Signature
 from ..predicates import Canonical
 from ..relay_ops import aggregate, bitslice, predicate
 from ..relay_ops.plan import STRATEGIES as PREPARED_BY
-from ..relay_ops.plan import Step
+from ..relay_ops.plan import WALKING, Step
 from ..relay_ops.predicate import Expr
 from ..runtime.format import round_up
 from . import cpu_bitslice
@@ -60,12 +60,19 @@ def lay_out(canonical: Canonical, plan: Sequence[Step], features: Collection[str
     """
     shared = predicate.prepare(canonical)
     layouts = []
+    tables: dict[tuple[Any, ...], Layout] = {}
     for step in plan:
         module = PREPARED_BY[step.strategy]
-        layout = shared | module.prepare(canonical, step.options)
-        layout |= aggregate.prepare(canonical, module.positions(canonical, layout), layout.flags)
-        if step.strategy == bitslice.NAME:
-            layout |= cpu_bitslice.target_stages(layout, features)
+        key = (step.strategy, *(step.options[name] for name in module.TABLE_OPTIONS))
+        if key not in tables:
+            layout = shared | module.prepare(canonical, step.options)
+            layout |= aggregate.prepare(canonical, module.positions(canonical, layout), layout.flags)
+            if step.strategy == bitslice.NAME:
+                layout |= cpu_bitslice.target_stages(layout, features)
+            tables[key] = layout
+        layout = tables[key]
+        if step.strategy in WALKING:
+            layout |= Layout({}, {}, step.options, frozenset())
         layouts.append(layout | _places(layout, step))
     scratch = {"scratch_bytes": max(layout.scalars["scratch_bytes"] for layout in layouts)}
     return tuple(layout | Layout(scratch, {}, {}, frozenset()) for layout in layouts)
@@ -220,7 +227,7 @@ def _leaf_ids(frame: Frame, first: Expr, count: Expr, groups: Expr) -> None:
 
 
 def _tree_groups(frame: Frame) -> Any:
-    """A loop over groups of trees. The last group may hold padding: trees of one leaf, whose value is -0.0."""
+    """A loop over groups of trees. The last group may hold padding: trees whose leaves have the value -0.0."""
     n_trees = frame.scalar("n_trees")
     return TB.serial(0, tirx.truncdiv(n_trees + const(frame.trees - 1), const(frame.trees)))
 

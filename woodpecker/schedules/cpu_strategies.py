@@ -1,4 +1,4 @@
-"""The inner part of the CPU kernels: from a tree and a group of rows to leaf positions, one function per strategy."""
+"""The inner part of the CPU kernels: from a group of trees and one of rows to leaf positions, a function a strategy."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def matrix_products(frame: Frame, t: Expr, group: Expr, sink: Sink) -> None:
                 outcome = gemm.test(at, frame.V[start + lane], tables)
                 TB.buffer_store(S, tirx.Cast("int8", outcome), [i * const(lanes) + lane])
         else:
-            values = frame.V[tirx.Ramp(start, const(1), lanes)]
+            values = frame.V[tirx.Ramp(start, const(1, "int64"), lanes)]
             left = values <= tirx.Broadcast(tables["bound"][at], lanes)
             zero, one = (tirx.Broadcast(const(v, "int8"), lanes) for v in (0, 1))
             TB.buffer_store(S, tirx.Select(left, zero, one), [tirx.Ramp(i * const(lanes), const(1), lanes)])
