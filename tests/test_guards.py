@@ -51,6 +51,77 @@ def test_out_must_not_share_memory_with_the_rows():
         predictor.predict_raw(buffer[:-1], out=buffer[1:])
 
 
+def wrapped(array, *names):
+    """An object of no known library that has these methods of an array."""
+
+    def passed(name):
+        return lambda self, *args, **options: getattr(array, name)(*args, **options)
+
+    return type("Wrapped", (), {name: passed(name) for name in names})()
+
+
+def arrow(buffer):
+    """A column over the buffer's first half."""
+    pa = pytest.importorskip("pyarrow")
+    return pa.array(buffer.reshape(-1)[: len(buffer)])
+
+
+def csr(buffer):
+    sparse = pytest.importorskip("scipy.sparse")
+    indices = np.tile(np.arange(2, dtype=np.int32), len(buffer))
+    return sparse.csr_matrix((buffer.reshape(-1), indices, np.arange(0, buffer.size + 1, 2, dtype=np.int32)))
+
+
+OVERLAPPING = {
+    "itself": lambda b: b,
+    "reversed": lambda b: b[::-1, ::-1],
+    "transposed": lambda b: b.reshape(2, -1).T,
+    "masked": lambda b: np.ma.masked_array(b[::-1]),
+    "big-endian": lambda b: b.view(">f8"),
+    "integers": lambda b: b.view(np.int64),
+    "__array__": lambda b: wrapped(b[::-1], "__array__"),
+    "dlpack": lambda b: wrapped(b.reshape(2, -1).T, "__dlpack__", "__dlpack_device__"),
+    "torch": lambda b: pytest.importorskip("torch").from_numpy(b.reshape(2, -1)).t(),
+    "csr": csr,
+    "pandas": lambda b: pytest.importorskip("pandas").DataFrame(b[::-1], copy=False),
+    "polars": lambda b: pytest.importorskip("polars").DataFrame({k: arrow(b) for k in "xy"}),
+    "pyarrow": lambda b: pytest.importorskip("pyarrow").table({k: arrow(b) for k in "xy"}),
+}
+
+
+@pytest.fixture(scope="module")
+def two_columns():
+    return wp.compile(grown(3, 5, 3, n_features=2, input_dtype="float64"))
+
+
+@pytest.mark.parametrize("kind", OVERLAPPING)
+def test_out_must_not_share_memory_with_rows_that_are_converted(kind, two_columns):
+    buffer = np.random.default_rng(0).normal(size=(10_000, 2))
+    X, out = OVERLAPPING[kind](buffer), buffer.reshape(-1)[:10_000, None]
+    before = buffer.copy()
+    with pytest.raises(InputError, match="shares memory with X"):
+        two_columns.predict_raw(X, out=out)
+    assert_bits_equal(buffer, before, "rows")
+
+
+def test_out_may_be_memory_that_only_the_frames_library_reads(two_columns):
+    pd = pytest.importorskip("pandas")
+    buffer = np.random.default_rng(0).normal(size=(2, 10_000))
+    want = two_columns.predict_raw(np.ascontiguousarray(buffer.T[::-1]))
+    none = np.zeros(10_000, bool)
+    X = pd.DataFrame({k: pd.arrays.FloatingArray(buffer[k, ::-1], none) for k in range(2)}, copy=False)
+    assert np.shares_memory(X[0].array._data, buffer)
+    out = buffer[0][:, None]
+    assert two_columns.predict_raw(X, out=out) is out
+    assert_bits_equal(out, want)
+
+
+def test_out_beside_the_rows_of_one_buffer(two_columns):
+    buffer = np.random.default_rng(0).normal(size=30_000)
+    X, out = buffer[:20_000].reshape(2, -1).T, buffer[20_000:, None]
+    assert_bits_equal(two_columns.predict_raw(X, out=out), two_columns.predict_raw(np.ascontiguousarray(X)))
+
+
 def test_out_of_one_column_with_any_strides():
     predictor = wp.compile(forest())
     X = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)

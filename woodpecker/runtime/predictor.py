@@ -173,7 +173,7 @@ class Predictor(CompiledModel):
 
         Args:
             X: (n, n_features).
-            out: C-ordered (n, K) array of that dtype, to write to instead of a new one.
+            out: C-ordered (n, K) array of that dtype, to write to instead of a new one; none of X's memory.
 
         Raises:
             InputError: X or ``out`` is not what the model expects.
@@ -217,12 +217,18 @@ class Predictor(CompiledModel):
             self._call(f"{kind}_f32" if X.dtype == np.float32 else f"{kind}_f64", X, scores)
             return scores, None
         rows = read_rows(X, self._spec)
-        scores = self._out(out, (rows.n, width), dtype)
+        given = scores = self._out(out, (rows.n, width), dtype)
+        if out is not None:
+            # Later blocks are converted after scores of earlier ones are written.
+            if rows.memory is None:
+                scores = np.empty_like(given)
+            elif any(np.may_share_memory(part, given) for part in rows.memory):
+                raise InputError("out shares memory with X, which is read while out is written: pass another array")
         name = f"{kind}_{'f32' if rows.dtype == np.float32 else 'f64'}"
         for begin, end, block in rows.blocks():
-            if out is not None and np.may_share_memory(block, scores):
-                raise InputError("out shares memory with X, which is read while out is written: pass another array")
             self._call(name, block, scores[begin:end])
+        if scores is not given:
+            given[...] = scores
         return scores if out is None else out, rows.restore
 
     def _call(self, name: str, X: np.ndarray, out: np.ndarray) -> None:

@@ -111,6 +111,8 @@ class Rows:
         block_rows: Rows per block, the last one may be shorter.
         read: (begin, end) -> the block of those rows.
         restore: Turns a numpy result (or a list of them) into the kind of tensor that X was.
+        memory: All arrays that ``read`` reads from; None where they can't be known: some of it may be X's own memory,
+            read anew for each block.
     """
 
     n: int
@@ -118,6 +120,7 @@ class Rows:
     block_rows: int
     read: Callable[[int, int], np.ndarray]
     restore: Callable[[Any], Any] = _as_numpy
+    memory: tuple[np.ndarray, ...] | None = None
 
     def blocks(self) -> Iterator[tuple[int, int, np.ndarray]]:
         """(begin, end, block) over all rows in order; nothing for zero rows.
@@ -166,7 +169,7 @@ def read_rows(X: Any, spec: InputSpec) -> Rows:
         MissingExtraError: X is a frame and narwhals is not installed.
     """
     if direct(X, spec.n_features):
-        return Rows(X.shape[0], X.dtype, max(1, X.shape[0]), lambda begin, end: X[begin:end])
+        return Rows(X.shape[0], X.dtype, max(1, X.shape[0]), lambda begin, end: X[begin:end], memory=(X,))
     if isinstance(X, np.ndarray):
         return _array_rows(_plain(X), spec)
     if _is_frame(X):  # before the rest: a pandas column may be called "tocsr"
@@ -245,7 +248,7 @@ def _array_rows(X: np.ndarray, spec: InputSpec, restore: Callable[[Any], Any] = 
     check_shape(X.shape, spec)
     dtype = number_dtype(X.dtype, spec)
     if direct(X, spec.n_features):
-        return Rows(len(X), dtype, max(1, len(X)), lambda begin, end: X[begin:end], restore)
+        return Rows(len(X), dtype, max(1, len(X)), lambda begin, end: X[begin:end], restore, (X,))
 
     def read(begin: int, end: int) -> np.ndarray:
         block = np.empty((end - begin, spec.n_features), dtype)
@@ -253,7 +256,7 @@ def _array_rows(X: np.ndarray, spec: InputSpec, restore: Callable[[Any], Any] = 
             np.copyto(block, X[begin:end], casting="unsafe")
         return block
 
-    return Rows(len(X), dtype, block_rows(spec.n_features, dtype.itemsize), read, restore)
+    return Rows(len(X), dtype, block_rows(spec.n_features, dtype.itemsize), read, restore, (X,))
 
 
 def _is_frame(X: Any) -> bool:

@@ -4,6 +4,7 @@ categories as their codes."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,19 @@ import numpy as np
 from ..errors import InputError, MissingExtraError
 from .rows import FLOAT32, FLOAT64, InputSpec, Rows, block_rows, check_shape
 
-Column = Callable[[int, int], np.ndarray]
-"""(begin, end) -> the values of those rows, of any dtype that casts to float."""
+
+@dataclass(frozen=True)
+class Column:
+    """How a column is read.
+
+    Args:
+        read: (begin, end) -> the values of those rows, of any dtype that casts to float.
+        memory: The array that all of them are read from; None where the frame's library reads them.
+    """
+
+    read: Callable[[int, int], np.ndarray]
+    memory: np.ndarray | None = None
+
 
 Lookup = Callable[[Any, str], float]
 """(value, where it stands) -> the number it is to the model."""
@@ -36,16 +48,18 @@ def frame_rows(X: Any, spec: InputSpec) -> Rows:
     floats32 = all(str(c.dtype) in ("Float32", "Float16") for c in columns)
     dtype = FLOAT32 if spec.input_dtype == "float32" or floats32 else FLOAT64
     via = FLOAT64 if _interleaves(columns, spec) else dtype
-    read_column = [_column(c, f, spec, dtype, via) for f, c in enumerate(columns)]
+    read_columns = [_column(c, f, spec, dtype, via) for f, c in enumerate(columns)]
 
     def read(begin: int, end: int) -> np.ndarray:
         block = np.empty((end - begin, spec.n_features), dtype)
         with np.errstate(all="ignore"):
-            for f, column in enumerate(read_column):
-                block[:, f] = column(begin, end)
+            for f, column in enumerate(read_columns):
+                block[:, f] = column.read(begin, end)
         return block
 
-    return Rows(int(frame.shape[0]), dtype, block_rows(spec.n_features, dtype.itemsize), read)
+    known = tuple(column.memory for column in read_columns if column.memory is not None)
+    memory = known if len(known) == len(read_columns) else None
+    return Rows(int(frame.shape[0]), dtype, block_rows(spec.n_features, dtype.itemsize), read, memory=memory)
 
 
 def _open(X: Any) -> Any:
@@ -129,18 +143,18 @@ def _column(series: Any, f: int, spec: InputSpec, dtype: np.dtype[Any], via: np.
     elif kind in _CATEGORIES and int(series.null_count()) != len(series):
         raise InputError(f"column {name!r} is {kind} in X and the model has no categories for it: encode it as numbers")
     if kind in _FLOATS:
-        return _zero_copy(series) or (lambda begin, end: series[begin:end].to_numpy())
+        return _zero_copy(series) or Column(lambda begin, end: series[begin:end].to_numpy())
     if numeric:
         if int(series.null_count()) == 0:
-            return _cast(_zero_copy(series) or (lambda begin, end: series[begin:end].to_numpy()), dtype, via)
+            return _cast(_zero_copy(series) or Column(lambda begin, end: series[begin:end].to_numpy()), dtype, via)
         return _cast(_nullable(series, kind), dtype, via)
     if int(series.null_count()) == len(series):
-        return lambda begin, end: np.full(end - begin, np.nan)
+        return Column(lambda begin, end: np.full(end - begin, np.nan), np.empty(0))
     raise InputError(f"column {name!r} has dtype {series.dtype}, which is not supported: cast it to Float64")
 
 
 def _cast(column: Column, dtype: np.dtype[Any], via: np.dtype[Any]) -> Column:
-    return column if via == dtype else (lambda begin, end: column(begin, end).astype(via))
+    return column if via == dtype else Column(lambda begin, end: column.read(begin, end).astype(via), column.memory)
 
 
 def _zero_copy(series: Any) -> Column | None:
@@ -160,7 +174,7 @@ def _zero_copy(series: Any) -> Column | None:
     if values is None:
         return None
     whole = values
-    return lambda begin, end: whole[begin:end]
+    return Column(lambda begin, end: whole[begin:end], whole)
 
 
 def _nullable(series: Any, kind: str) -> Column:
@@ -178,7 +192,7 @@ def _nullable(series: Any, kind: str) -> Column:
         wide[null] = np.nan
         return np.asarray(wide)
 
-    return read
+    return Column(read)
 
 
 def _key(value: Any) -> tuple[str, Any]:
@@ -225,7 +239,7 @@ def _decode(series: Any, kind: str, lookup: Lookup) -> Column:
         used = np.unique(codes[codes >= 0])
         table = np.full(len(native.cat.categories) + 1, np.nan)
         table[used] = [lookup(native.cat.categories[i], "") for i in used]
-        return lambda begin, end: table[codes[begin:end]]
+        return Column(lambda begin, end: table[codes[begin:end]], codes)
 
     def read(begin: int, end: int) -> np.ndarray:
         part = series[begin:end]
@@ -234,4 +248,4 @@ def _decode(series: Any, kind: str, lookup: Lookup) -> Column:
         found = [np.nan if absent or v != v else lookup(v, f" in row {row}") for row, (v, absent) in values]
         return np.array(found, np.float64)
 
-    return read
+    return Column(read)

@@ -50,7 +50,7 @@ def sparse_rows(X: Any, spec: InputSpec) -> Rows:
         block.reshape(-1)[cell] = values
         return block
 
-    return Rows(n, dtype, block_rows(n_features, dtype.itemsize), read)
+    return Rows(n, dtype, block_rows(n_features, dtype.itemsize), read, memory=(indptr, indices, data))
 
 
 def _add_up(cell: np.ndarray, values: np.ndarray, spec: InputSpec) -> tuple[np.ndarray, np.ndarray]:
