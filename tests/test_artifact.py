@@ -42,6 +42,12 @@ def saved(forest, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def stump() -> wp.Predictor:
+    tree = {"feature": 0, "op": "<", "threshold": 0.5, "left": {"value": 1.0}, "right": {"value": 2.0}}
+    return wp.compile(Forest.from_nested([tree], 2), strategy="gemm")
+
+
 @pytest.fixture
 def copy(saved, tmp_path) -> Path:
     return Path(shutil.copy(saved, tmp_path / "copy.so"))
@@ -174,6 +180,36 @@ class TestSaving:
         assert self.left(tmp_path) == [path.name]
         X = rows(forest, 30, 2, "float32")
         assert_agrees(wp.load(str(path)), forest, X)
+
+    def test_special_files_are_not_replaced(self, stump, tmp_path):
+        os.mkfifo(tmp_path / "fifo.so")
+        (tmp_path / "link.so").symlink_to("fifo.so")
+        for name in ("fifo.so", "link.so"):
+            with pytest.raises(OSError, match=f"{name} is a device, pipe or socket"):
+                stump.save(tmp_path / name)
+        assert stat.S_ISFIFO((tmp_path / "fifo.so").stat().st_mode)
+        assert (tmp_path / "link.so").is_symlink()
+
+    def test_links_are_followed(self, stump, tmp_path):
+        for folder in ("data", "links"):
+            (tmp_path / folder).mkdir()
+        (tmp_path / "links" / "m.so").symlink_to("../data/m.so")
+        for _ in range(2):  # a link that leads nowhere yet, and one that leads to a file
+            stump.save(tmp_path / "links" / "m.so")
+            assert (tmp_path / "links" / "m.so").is_symlink()
+            assert not (tmp_path / "data" / "m.so").is_symlink()
+        assert self.left(tmp_path / "data") == self.left(tmp_path / "links") == ["m.so"]
+        assert wp.load(tmp_path / "links" / "m.so").n_trees_ == 1
+
+    def test_long_names(self, stump, tmp_path):
+        path = tmp_path / ("m" * 252 + ".so")
+        stump.save(path)
+        assert wp.load(path).n_trees_ == 1
+
+    @pytest.mark.parametrize("path", [None, 3, b"m.so", "a\0b", "\ud800.so"], ids=repr)
+    def test_no_paths(self, stump, path):
+        with pytest.raises(InputError, match="path"):
+            stump.save(path)
 
     def test_callable_post_transform_is_not_shipped(self, forest, tmp_path):
         with pytest.raises(UnsupportedModelError, match="callable post_transform"):

@@ -93,6 +93,8 @@ class TestCompile:
             (["named.so", "-o", "m.so"], "woodpecker.load"),
             (["named.txt", "-o", "."], ". is a directory"),
             (["named.txt", "-o", "none/m.so"], "there is no folder none"),
+            (["named.txt", "-o", "named.txt"], "the output named.txt is the input named.txt, which would be lost"),
+            (["named.txt", "-o", "../cli/named.txt"], "is the input named.txt"),
             (["named.txt", "-o", "m.so", "--strategy", "fastest"], "unknown strategy 'fastest'"),
             (["named.txt", "-o", "m.so", "--option", "unroll"], "name=value, found 'unroll'"),
             (["named.txt", "-o", "m.so", "--option", "a=1", "--option", "a=2"], "a is given twice"),
@@ -102,9 +104,9 @@ class TestCompile:
         ],
     )
     def test_failures(self, cli, folder, arguments, message):
-        before = sorted(os.listdir(folder))
+        before = {name: (folder / name).read_bytes() for name in os.listdir(folder)}
         assert message in failed(cli("compile", *arguments))
-        assert sorted(os.listdir(folder)) == before
+        assert {name: (folder / name).read_bytes() for name in os.listdir(folder)} == before
 
     def test_without_the_compiler(self, cli, monkeypatch):
         monkeypatch.setitem(sys.modules, "tvm", None)

@@ -114,6 +114,8 @@ class TestPredict:
         [
             (["named.so", "none.csv", "-o", "o.npy"], "there is no file none.csv"),
             (["none.so", "rows.csv", "-o", "o.npy"], "none.so"),
+            (["plain.so", "rows.npy", "-o", "rows.npy"], "the output rows.npy is the input rows.npy, which would be"),
+            (["plain.so", "rows.npy", "-o", "plain.so"], "the output plain.so is the input plain.so, which would be"),
             (["named.txt", "rows.csv", "-o", "o.npy"], "named.txt"),
             (["named.so", "named.txt", "-o", "o.npy"], "must end in one of .npy, .csv, .tsv, .parquet"),
             (["named.so", "rows.parquet", "-o", "o.xls"], "o.xls must end in one of .npy, .csv, .parquet"),
@@ -126,9 +128,9 @@ class TestPredict:
         ],
     )
     def test_failures(self, cli, folder, arguments, message):
-        before = sorted(os.listdir(folder))
+        before = {name: (folder / name).read_bytes() for name in os.listdir(folder)}
         assert message in failed(cli("predict", *arguments))
-        assert sorted(os.listdir(folder)) == before
+        assert {name: (folder / name).read_bytes() for name in os.listdir(folder)} == before
 
     @pytest.mark.parametrize(
         ("name", "content", "message"),
@@ -159,6 +161,12 @@ class TestPredict:
         (tmp_path / "x.csv").write_text("\n".join(lines))
         assert "oops" in failed(cli("predict", "named.so", tmp_path / "x.csv", "-o", tmp_path / "o.npy"))
         assert os.listdir(tmp_path) == ["x.csv"]
+
+    def test_a_pipe_is_not_replaced(self, cli, tmp_path):
+        os.mkfifo(tmp_path / "o.npy")
+        result = cli("predict", "plain.so", "rows.npy", "-o", tmp_path / "o.npy")
+        assert "o.npy is a device, pipe or socket" in failed(result)
+        assert (tmp_path / "o.npy").is_fifo()
 
     def test_a_complete_file_replaces_an_old_one_and_a_failure_keeps_it(self, cli, tmp_path):
         out = tmp_path / "o.npy"

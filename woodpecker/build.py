@@ -21,7 +21,7 @@ import numpy as np
 import tvm
 
 from .errors import TargetError
-from .files import atomic_path, check_output
+from .files import atomic_path, check_output, check_path
 from .layout import Signature
 from .manifest import ENTRIES
 from .schedules import cpu, cpu_link
@@ -113,10 +113,10 @@ def export(
 
     Raises:
         TargetError: there is no C compiler, or it failed.
+        InputError: ``path`` is no path.
         OSError: the path can't be written.
     """
-    final = Path(path)
-    check_output(final)
+    final = check_output(check_path(path))
     compiler = c_compiler()
     names = [*ENTRIES, *(f"link_{i}" for i in range(len(links)))]
     functions = {f"{prefix}_{name}": kernel(signatures, f"{prefix}_{name}", name) for name in ENTRIES}

@@ -5,22 +5,64 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from .errors import InputError
 
 
-def check_output(path: Path) -> None:
-    """Find out before the work, not after it, that a file cannot be written.
+def check_path(path: Any) -> Path:
+    """A path that a caller gave, as a `Path`.
 
     Raises:
-        OSError: the folder does not exist or cannot be written to, or ``path`` is a directory.
+        InputError: it is no str or `os.PathLike` of str, or holds a character that no file name may.
     """
-    if path.is_dir():
+    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
+    if not isinstance(name, str):
+        raise InputError(f"a path must be a str or an os.PathLike of str, found {type(name).__name__}")
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError as error:
+        raise InputError(f"the path {name!r} can't be a file's: {error}") from None
+    if b"\0" in encoded:
+        raise InputError(f"the path {name!r} holds a null character, which no file name may")
+    return Path(name)
+
+
+def check_output(path: Path, *inputs: Path) -> Path:
+    """Find out before the work, not after it, that a file cannot be written.
+
+    Args:
+        path: The file to write. It may exist, or be a symbolic link to a file: the link stays, its target is written.
+        inputs: Files that it must not be, since they would be lost.
+
+    Returns:
+        The file, links followed.
+
+    Raises:
+        InputError: ``path`` is one of ``inputs``, or is no path.
+        OSError: the folder does not exist or cannot be written to, the name is too long, or ``path`` is a directory,
+            device, pipe or socket.
+    """
+    try:
+        mode = check_path(path).stat().st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG
+    if stat.S_ISDIR(mode):
         raise IsADirectoryError(f"{path} is a directory: name a file to write")
-    if not path.parent.is_dir():
+    if not stat.S_ISREG(mode):
+        raise OSError(f"{path} is a device, pipe or socket, which a file would replace: name a regular file")
+    final = path.resolve()
+    if not final.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to")
-    if not os.access(path.parent, os.W_OK):
+    if not os.access(final.parent, os.W_OK):
         raise PermissionError(f"the folder {path.parent} cannot be written to")
+    for given in inputs:
+        if final.exists() and given.exists() and final.samefile(given):
+            raise InputError(f"the output {path} is the input {given}, which would be lost: name another file")
+    return final
 
 
 @contextlib.contextmanager
@@ -32,15 +74,16 @@ def atomic_path(path: Path, mode: int = 0o666) -> Iterator[Path]:
         mode: Permissions of the new file, less the process's umask.
 
     Raises:
-        OSError: see `check_output`.
+        InputError, OSError: see `check_output`.
     """
-    check_output(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{path.suffix}")
+    final = check_output(path)
+    # Of the file's name nothing is kept: any addition could make it longer than the system allows.
+    temporary = final.with_name(f".woodpecker-{secrets.token_hex(6)}")
     # Opened by us, not by tempfile, because the system applies the umask to a mode given here; reading the umask
     # would mean setting it, for all threads.
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode))
     try:
         yield temporary
-        temporary.replace(path)
+        temporary.replace(final)
     finally:
         temporary.unlink(missing_ok=True)

@@ -49,7 +49,7 @@ def main(
     """
     options = parse_options(option or [])
     rounds = parse_range(iteration_range)
-    check_output(output)
+    check_output(output, model)
     import woodpecker
 
     started = time.perf_counter()

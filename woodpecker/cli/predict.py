@@ -48,7 +48,7 @@ def main(
       woodpecker predict model.so rows.csv -o - | head
     """
     if str(output) != "-":
-        check_output(output)
+        check_output(output, artifact, data)
     import woodpecker
 
     from ..runtime.loader import read_header
