@@ -288,6 +288,16 @@ class TestDamage:
         with pytest.raises(ArtifactError, match="can't be loaded"):
             wp.load(tmp_path / "blob.so")
 
+    def test_a_pipe_is_not_waited_for(self, tmp_path):
+        os.mkfifo(tmp_path / "fifo.so")
+        with pytest.raises(ArtifactError, match=r"fifo\.so is a device, pipe or socket"):
+            wp.load(tmp_path / "fifo.so")
+
+    @pytest.mark.parametrize("path", [None, 3, b"m.so", "a\0b", "\ud800.so"], ids=repr)
+    def test_no_paths(self, path):
+        with pytest.raises(InputError, match="path"):
+            wp.load(path)
+
     def test_paths(self, tmp_path):
         with pytest.raises(FileNotFoundError):
             wp.load(tmp_path / "absent.so")
@@ -368,6 +378,21 @@ class TestLoading:
         monkeypatch.chdir(saved.parent)
         assert_agrees(wp.load(saved.name), forest, rows(forest, 50, 3, "float32"))
 
+    @pytest.mark.parametrize(
+        "name",
+        ["model", "m.bin", "m.o", "m.json", "m.tar", "m.SO", "$ORIGIN.so", "$LIB/m.so", os.fsdecode(b"\xff.so")],
+        ids=ascii,
+    )
+    def test_any_name(self, stump, copy, forest, tmp_path, name):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        stump.save(path)
+        for _ in range(2):
+            assert wp.load(path).predict_raw(np.zeros((1, 2))).tolist() == [[1.0]]
+        shutil.copy(copy, tmp_path / "new")
+        (tmp_path / "new").replace(path)
+        assert_agrees(wp.load(path), forest, rows(forest, 50, 3, "float32"))
+
     def test_two_models_and_one_twice(self, saved, forest, tmp_path):
         other = FORESTS["vector"]()
         wp.compile(other, strategy="tree_traversal").save(tmp_path / "other.so")
@@ -392,7 +417,7 @@ class TestLoading:
         model = wp.load(saved)._program.model
         assert model.ctypes.data % 64 == 0
         address = model.ctypes.data
-        maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+        maps = [line.split() for line in Path("/proc/self/maps").read_text(errors="replace").splitlines()]
         held = [m[1] for m in maps if int(m[0].split("-")[0], 16) <= address < int(m[0].split("-")[1], 16)]
         assert held and all("w" not in mode for mode in held)
 

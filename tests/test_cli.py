@@ -245,13 +245,46 @@ class TestBench:
             (["--data", "rows.csv"], "must be a .npy file"),
             (["--data", "none.npy"], "none.npy"),
             (["--data", "named.npy"], "named.npy"),
+            (["--data", "complex.npy"], "complex.npy holds complex128, not real numbers"),
         ],
     )
-    def test_failures(self, cli, arguments, message):
+    def test_failures(self, cli, folder, arguments, message):
+        np.save(folder / "complex.npy", np.ones((2, 4), complex))
         assert message in failed(cli("bench", "plain.so", *arguments))
+
+    @pytest.mark.parametrize("arguments", [["--seed", "-1"], ["--rows", "9" * 25]])
+    def test_numbers_out_of_range(self, cli, arguments):
+        code, out, err = cli("bench", "plain.so", *arguments)
+        assert (code, out) == (2, "")
+        assert "Invalid value for" in err
 
 
 class TestCommon:
+    @pytest.mark.parametrize("command", ["predict", "verify", "bench"])
+    @pytest.mark.parametrize(
+        "header",
+        [
+            "{'descr': '<f4', 'fortran_order': False, 'shape': (-30, 3), }",
+            "{'descr': '<f4', 'fortran_order': False, 'shape': ((30, 3), }",
+            "{'descr': '<f4', 'fortran_order': False, 'shape': (4611686018427387904, 64), }",
+        ],
+    )
+    def test_damaged_npy_headers(self, cli, tmp_path, command, header):
+        path = tmp_path / "x.npy"
+        line = header.ljust(117) + "\n"
+        path.write_bytes(b"\x93NUMPY\x01\x00" + len(line).to_bytes(2, "little") + line.encode() + bytes(360))
+        arguments = {
+            "predict": ["plain.so", path, "-o", tmp_path / "o.npy"],
+            "verify": ["plain.ubj", "plain.so", "--data", path],
+            "bench": ["plain.so", "--data", path],
+        }
+        assert "x.npy cannot be read as a .npy file" in failed(cli(command, *arguments[command]))
+
+    def test_an_archive_called_npy(self, cli, tmp_path):
+        np.savez(tmp_path / "x.npz", np.zeros((2, 4)))
+        (tmp_path / "x.npz").rename(tmp_path / "x.npy")
+        assert "archive" in failed(cli("predict", "plain.so", tmp_path / "x.npy", "-o", tmp_path / "o.npy"))
+
     def test_ctrl_c_is_clean(self, folder, tmp_path):
         np.save(tmp_path / "many.npy", np.zeros((300_000, 4), np.float32))
         command = [*PROGRAM, "bench", "plain.so", "--data", str(tmp_path / "many.npy"), "--repeats", "1000000"]
@@ -262,6 +295,37 @@ class TestCommon:
             running.send_signal(signal.SIGINT)
             out, err = running.communicate(timeout=60)
         assert (running.returncode, out, err) == (130, "", "error: interrupted\n")
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["compile", "fifo", "-o", "m.so"],
+            ["inspect", "fifo"],
+            ["verify", "fifo", "plain.so", "--data", "rows.npy"],
+            ["verify", "plain.ubj", "fifo", "--data", "rows.npy"],
+            ["verify", "plain.ubj", "plain.so", "--data", "fifo.npy"],
+            ["predict", "fifo", "rows.npy", "-o", "o.npy"],
+            ["predict", "plain.so", "fifo.npy", "-o", "o.npy"],
+            ["bench", "fifo"],
+            ["bench", "plain.so", "--data", "fifo.npy"],
+        ],
+        ids=" ".join,
+    )
+    def test_no_command_waits_for_a_pipe(self, cli, folder, arguments):
+        made = [folder / "fifo", folder / "fifo.npy"]
+        writers = []
+        for path in made:
+            os.mkfifo(path)
+            # With a writer that says nothing, a reader would not even be stuck in open(), where signals are late.
+            writers.append(os.open(path, os.O_RDWR))
+        signal.alarm(60)
+        try:
+            assert "is a device, pipe or socket" in failed(cli(*arguments))
+        finally:
+            signal.alarm(0)
+            for path, writer in zip(made, writers, strict=True):
+                os.close(writer)
+                path.unlink()
 
     def test_a_bug_keeps_its_traceback(self):
         @common.command

@@ -21,7 +21,9 @@ _SAMPLE_NS = 5_000_000
 @command
 def main(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="The .so.", show_default=False)],
-    rows: Annotated[int, typer.Option(min=1, help="How many different rows to take batches from.")] = 100_000,
+    rows: Annotated[
+        int, typer.Option(min=1, max=10**9, help="How many different rows to take batches from.")
+    ] = 100_000,
     batch: Annotated[
         list[int] | None, typer.Option(min=1, help="Rows per call; may be repeated. [default: 1, 64, 1024, 100000]")
     ] = None,
@@ -30,7 +32,7 @@ def main(
     method: Annotated[str, typer.Option(help="predict_raw, predict, apply, ...")] = "predict_raw",
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     data: Annotated[Path | None, typer.Option(help="Real rows: a .npy file.", show_default=False)] = None,
-    seed: Annotated[int, typer.Option(help="Of the random rows.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random rows.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Time whole calls from Python, in ns per row, over samples of all batch sizes taken in turn.
@@ -79,13 +81,14 @@ def _rows(data: Path | None, n: int, n_features: int, dtype: str, seed: int) -> 
         return np.random.default_rng(seed).standard_normal((n, n_features), dtype=np.dtype(dtype))
     if data.suffix.lower() != ".npy":
         raise InputError(f"--data {data} must be a .npy file")
-    try:
-        X = np.load(data, mmap_mode="r", allow_pickle=False)[:n].astype(dtype)
-    except (ValueError, EOFError, IndexError) as error:
-        raise InputError(f"{data} cannot be read as rows of numbers: {error}") from error
+    from .tables import map_npy
+
+    X = map_npy(data)[:n]
+    if X.dtype.kind not in "biuf":
+        raise InputError(f"{data} holds {X.dtype}, not real numbers")
     if len(X) == 0:
         raise InputError(f"{data} holds no rows")
-    return np.ascontiguousarray(X)
+    return np.ascontiguousarray(X.astype(dtype))
 
 
 def _measure(run: Any, X: np.ndarray, sizes: list[int], repeats: int, advance: Any) -> dict[int, list[float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -129,6 +130,22 @@ def parse_range(text: str | None) -> tuple[int, int] | None:
     except ValueError:
         raise InputError(f"--iteration-range must look like 0:50, found {text!r}") from None
     return start, stop
+
+
+def check_input(path: Path) -> None:
+    """Refuse what is no file to read: opening a pipe would wait for a writer, maybe for ever.
+
+    Raises:
+        OSError: there is no such file, or it is a directory, device, pipe or socket.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no file {path}") from None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{path} is a directory: name a file to read")
+    if not stat.S_ISREG(mode):
+        raise OSError(f"{path} is a device, pipe or socket: name a regular file to read")
 
 
 def is_artifact(path: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..files import check_output
-from .common import command, parse_options, parse_range, progress, size
+from .common import check_input, command, parse_options, parse_range, progress, size
 
 
 @command
@@ -49,6 +49,7 @@ def main(
     """
     options = parse_options(option or [])
     rounds = parse_range(iteration_range)
+    check_input(model)
     check_output(output, model)
     import woodpecker
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import command, is_artifact, progress, size
+from .common import check_input, command, is_artifact, progress, size
 
 
 @command
@@ -26,7 +26,8 @@ def main(
       woodpecker inspect model.so
       woodpecker inspect model.ubj --json
     """
-    if path.exists() and not path.is_dir() and is_artifact(path):
+    check_input(path)
+    if is_artifact(path):
         facts = _artifact(path)
     else:
         with progress(f"reading {path.name}"):

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import InputError, MissingExtraError
 from ..runtime.rows import InputSpec
+from .common import check_input
 
 SUFFIXES = (".npy", ".csv", ".tsv", ".parquet")
 CHUNK_ROWS = 65536
@@ -56,8 +57,7 @@ def open_table(
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise InputError(f"{path} must end in one of {', '.join(SUFFIXES)}")
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+    check_input(path)
     if suffix == ".npy":
         if drop:
             raise InputError("--drop names columns, which a .npy file has not")
@@ -67,13 +67,29 @@ def open_table(
     return _csv(path, spec, "," if suffix == ".csv" else "\t", header, drop)
 
 
-def _npy(path: Path, rows: int) -> Table:
+def map_npy(path: Path) -> np.ndarray:
+    """The rows of a .npy file, (n, columns) of any dtype but object, mapped rather than read.
+
+    Raises:
+        InputError: it is damaged, holds Python objects, or has not two dimensions.
+        OSError: it can't be read.
+    """
+    check_input(path)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # numpy evaluates the header: besides ValueError, TokenError, OverflowError, ...
         raise InputError(f"{path} cannot be read as a .npy file: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path} cannot be read as a .npy file: it is an archive of several")
     if array.ndim != 2:
         raise InputError(f"{path} holds an array with {array.ndim} dimensions; rows need two")
+    return array
+
+
+def _npy(path: Path, rows: int) -> Table:
+    array = map_npy(path)
     return Table(len(array), lambda: (array[i : i + rows] for i in range(0, len(array), rows)))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import typer
 
 from ..errors import InputError
-from .common import DISAGREE, OK, command, note, parse_range, progress
+from .common import DISAGREE, OK, check_input, command, note, parse_range, progress
 
 Answers = tuple[np.ndarray, np.ndarray]
 """Raw scores (n, K) and leaf ids (n, T)."""
@@ -44,6 +44,7 @@ def main(
       woodpecker verify model.txt model.so --data rows.csv --drop target
     """
     rounds = parse_range(iteration_range)
+    check_input(model)
     import woodpecker
 
     from ..frontend import to_forest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import stat
 import struct
 import tempfile
 from pathlib import Path
@@ -25,9 +26,10 @@ def read_header(path: str | os.PathLike[str], *, verify: bool = False) -> fmt.He
     Raises:
         ArtifactError: it is no artifact, is damaged, or has a format that this version does not read; with
             ``verify``, also where the digest of the whole model differs.
+        InputError: ``path`` is no path.
         OSError: the file can't be read.
     """
-    name = os.fspath(path)
+    name = str(_checked(path))
     with open(name, "rb") as file:
         if os.fstat(file.fileno()).st_size == 0:
             raise ArtifactError(f"{name} is empty")
@@ -38,6 +40,20 @@ def read_header(path: str | os.PathLike[str], *, verify: bool = False) -> fmt.He
             if verify:
                 fmt.verify_digest(data, header, name)
             return header
+
+
+def _checked(path: Any) -> Path:
+    """The path of a regular file or of nothing: opening a pipe would wait for a writer, maybe for ever."""
+    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
+    if not isinstance(name, str):
+        raise InputError(f"a path must be a str or an os.PathLike of str, found {type(name).__name__}")
+    try:
+        mode = os.stat(name).st_mode
+    except ValueError as error:  # a null character, or one that no file name of this system can hold
+        raise InputError(f"the path {name!r} can't be a file's: {error}") from None
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ArtifactError(f"{name} is a device, pipe or socket, not an artifact")
+    return Path(name)
 
 
 def _mapped_bytes(data: mmap.mmap) -> int:
@@ -61,13 +77,24 @@ def _open(name: str, symbol: str) -> Any:
     one that is in use, the old one comes back, and only another path leads to the new one."""
     # tvm_ffi takes a name without a slash for a library to be searched for.
     path = Path(name).absolute()
-    module = tvm_ffi.load_module(str(path))
-    if module.implements_function(symbol):
-        return module
+    if _loadable(str(path)):
+        module = tvm_ffi.load_module(str(path))
+        if module.implements_function(symbol):
+            return module
     with tempfile.TemporaryDirectory(prefix="woodpecker-") as folder:
-        alias = Path(folder) / path.name
+        alias = Path(folder) / "model.so"
         alias.symlink_to(path)
         return tvm_ffi.load_module(str(alias))
+
+
+def _loadable(path: str) -> bool:
+    """Whether tvm_ffi can load the file by this path: it tells formats by suffix and takes UTF-8, and the dynamic
+    linker replaces ``$ORIGIN`` and ``$LIB``."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return path.endswith(".so") and "$" not in path
 
 
 def load(
@@ -76,7 +103,7 @@ def load(
     """Load an artifact made by `Predictor.save`. Needs numpy and apache-tvm-ffi only.
 
     Args:
-        path: The `.so`.
+        path: The artifact; a regular file of any name.
         device: None or "cpu".
         num_threads: Threads per call; None: the CPUs of this process's affinity and control group, and one where a
             call has too little work. The environment variable WOODPECKER_NUM_THREADS is the default.
@@ -84,14 +111,14 @@ def load(
 
     Raises:
         ArtifactError: the file is no artifact, is damaged, or belongs to another platform, CPU or format version.
-        InputError: ``num_threads`` or ``device`` is wrong.
+        InputError: ``num_threads`` or ``device`` is wrong, or ``path`` is no path.
         OSError: the file can't be read.
     """
     threads.resolve(num_threads)
     if device not in (None, "cpu"):
         raise InputError(f"device must be None or 'cpu', found {device!r}: this version runs artifacts on CPUs")
+    header = read_header(path, verify=verify)
     name = os.fspath(path)
-    header = read_header(name, verify=verify)
     manifest = header.manifest
     machine.check(manifest["target"], name)
     prefix = manifest["prefix"]
