@@ -43,6 +43,17 @@ def put(name: str, index: Any, value: Any) -> dict[str, Any]:
     return {name: array}
 
 
+def ways(kind: str, /, *labels: np.ndarray, **args: Any) -> dict[str, Any]:
+    """A change of what `predict` returns; `small()` has one output and two trees."""
+    return {"methods": {"predict": Method(kind, args=args)}, "classes": labels}
+
+
+def onehot(categories: Any, container: str = "ndarray") -> dict[str, Any]:
+    return ways("leaves_onehot", categories=categories, container=container, dtype="float64")
+
+
+HUGE = 10**400
+ONE, TWO = np.array(["a"]), np.array(["a", "b"])
 NODES = 6
 RULES: dict[str, tuple[Any, dict[str, Any], str]] = {
     # nodes: each message names the tree and the node
@@ -125,6 +136,56 @@ RULES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "many features": (small, {"n_features": 2**24 + 1}, "16777217 n_features; at least 1 and at most 16777216"),
     "fractional features": (small, {"n_features": 2.0}, "2.0 n_features"),
     "huge outputs": (small, {"base_score": np.zeros(2**20 + 1)}, "1048577 n_outputs; .*at most 1048576"),
+    "huge divisor": (small, {"divisor": HUGE}, "divisor must be a positive integer, found 1000"),
+    "huge band": (small, {"zero_band": HUGE}, "zero_band must be a number, found 1000"),
+    "endless band": (small, {"zero_band": 10**5000}, "zero_band must be a number, found int"),
+    "huge sentinel": (small, {"missing_value": HUGE}, "missing_value must be a number, found 1000"),
+    "complex sentinel": (small, {"missing_value": np.complex64(1)}, "missing_value must be a number"),
+    "dtype object": (small, {"input_dtype": np.dtype("f4")}, r"input_dtype must be a string, found dtype\('float32'\)"),
+    "names of one text": (small, {"feature_names": "ab"}, "feature_names must be a tuple of strings, found 'ab'"),
+    "no names": (small, {"feature_names": 5}, "feature_names must be a tuple of strings, found 5"),
+    "numbers as names": (small, {"feature_names": (0, 1)}, "feature_names must be a tuple of strings"),
+    "equal names": (small, {"feature_names": ("a", "a")}, "two features have the name 'a'"),
+    "known mapping": (exact, {"known_categories": 5}, "known_categories must be a mapping, found int"),
+    "known key": (exact, {"known_categories": {"a": np.array([1.0])}}, r"known_categories\[a\] must"),
+    "frame mapping": (small, {"frame_categories": 3}, "frame_categories must be a mapping, found int"),
+    "frame key": (small, {"frame_categories": {"a": ["x"]}}, "frame_categories has the key 'a', which is no feature"),
+    "frame feature": (small, {"frame_categories": {99: ["x"]}}, r"the key 99, which is no feature in \[0, 2\)"),
+    "frame list": (small, {"frame_categories": {0: 5}}, r"frame_categories\[0\] must be a list, found int"),
+    "frame text": (small, {"frame_categories": {0: "xy"}}, r"frame_categories\[0\] must be a list, found str"),
+    "frame object": (small, {"frame_categories": {0: [object()]}}, "which is no string, bool or finite number"),
+    "frame nan": (small, {"frame_categories": {0: [np.nan]}}, "holds nan, which is no string, bool or finite number"),
+    "frame huge": (small, {"frame_categories": {0: [HUGE]}}, "holds 1000.*, which is no string, bool or finite"),
+    "frame twice": (small, {"frame_categories": {0: [True, 1, 1.0]}}, "holds 1.0, which is in it twice"),
+    "methods mapping": (small, {"methods": ["predict"]}, "methods must be a mapping, found list"),
+    "number as name": (small, {"methods": {1: Method("value")}}, "methods must map names to Method"),
+    "text as method": (small, {"methods": {"predict": "value"}}, "methods must map names to Method"),
+    "link": (small, {"methods": {"predict": Method("value", ["a"])}}, "methods must map names to Method"),
+    "args": (small, {"methods": {"predict": Method("value", args=5)}}, "methods must map names to Method"),
+    "classes": (small, {"classes": 5}, "classes must be a tuple of arrays, found int"),
+    "no classes": (small, {"classes": None}, "classes must be a tuple of arrays, found NoneType"),
+    "classes of two dimensions": (small, ways("label", TWO[None]), r"classes\[0\] must be .* shape \(1, 2\)"),
+    "classes of lists": (small, {"classes": (["a"],)}, r"classes\[0\] must be .* found list"),
+    "no labels": (small, ways("label", TWO[:0]), "'predict' returns labels, and 0 of them do not fit 1 scores"),
+    "many labels": (small, ways("label", np.arange(3)), "returns labels, and 3 of them do not fit 1 scores"),
+    "no number above": (small, ways("label", TWO, above="x"), "has above='x', which is no finite number"),
+    "huge subtract": (small, ways("value", subtract=HUGE), "has subtract=1000.*, which is no finite number"),
+    "columns": (small, ways("value", columns=2), "has columns=2; it must be an integer from 1 to 1"),
+    "result dtype": (small, ways("indicator", dtype="zz"), "has dtype='zz', which is not the name of a dtype"),
+    "groups number": (small, ways("label", TWO, groups=5), "has groups=5; they must be a list of positive integers"),
+    "groups none": (small, ways("label", TWO, groups=None), "has groups=None; they must be a list"),
+    "groups text": (small, ways("label", TWO, groups=["x"]), r"has groups=\['x'\]; they must be a list"),
+    "groups below": (small, ways("proba", groups=[-1]), r"has groups=\[-1\]; they must be a list"),
+    "groups sum": (small, ways("proba", groups=[100]), r"has groups=\[100\], and their sum must be .* scores, 1"),
+    "groups huge": (small, ways("proba", groups=[2**70]), "and their sum must be the number of scores, 1"),
+    "groups labels": (small, ways("label", TWO, groups=[1]), r"has groups=\[1\], and classes have \[2\] labels"),
+    "one-hot": (small, ways("leaves_onehot"), "'predict' needs the argument 'categories'"),
+    "one-hot trees": (small, onehot([[1]]), "needs categories for each of its 2 trees"),
+    "one-hot order": (small, onehot([[0], [2, 1]]), "has categories of tree 1 that are not ascending leaf ids"),
+    "one-hot none": (small, onehot([[0], []]), "has categories of tree 1 that are not ascending leaf ids"),
+    "one-hot ragged": (small, onehot([[0], [[1], [1, 2]]]), "has categories of tree 1 that are not ascending leaf ids"),
+    "one-hot huge": (small, onehot([[0], [2**40]]), "has categories of tree 1 that are not ascending leaf ids"),
+    "one-hot container": (small, onehot([[0], [1]], "coo"), "has container='coo'; known: csr_matrix"),
     # linear leaves
     "linear parts": (linear, {"linear_coef": None}, "linear leaves need linear_offset, linear_feature"),
     "linear length": (linear, {"linear_offset": np.array([0, 3])}, r"linear_offset must have shape \(3,\)"),
@@ -308,6 +369,43 @@ class TestNested:
     def test_errors_name_the_place(self, tree, message):
         with pytest.raises(InvalidModelError, match=message):
             from_nested([leaf(0.5), tree], 2)
+
+    @pytest.mark.parametrize(
+        ("tree", "message"),
+        [
+            (split(0, 0.0, leaf(1.0), leaf(2.0), op=[]), r"op must be one of <, <=, in, found \[\]"),
+            ({"value": 1.0, 3: 4, "a": 1}, r"unknown keys \['a', 3\] in a leaf"),
+            (split(0, 0.0, leaf(1.0), leaf(2.0)) | {3: 4, "a": 1}, r"unknown keys \['a', 3\] in an inner node"),
+            (member(0, [HUGE], leaf(1.0), leaf(2.0)), "tree 0, node 0: int too large"),
+        ],
+    )
+    def test_odd_nodes(self, tree, message):
+        with pytest.raises(InvalidModelError, match=message):
+            from_nested([tree], 2)
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"dtype": "zz"}, "data type 'zz' not understood"),
+            ({"base_score": {}}, "the numbers do not fit"),
+            ({"n_outputs": 1.5}, "the numbers do not fit"),
+            ({"n_outputs": "a"}, "the numbers do not fit"),
+            ({"n_outputs": 2**40}, "n_outputs must be from 1 to 1048576, found 1099511627776"),
+            ({"n_outputs": -1}, "n_outputs must be from 1 to 1048576, found -1"),
+            ({"tree_output": ["a"]}, "tree_output must be integers"),
+            ({"tree_output": [0.5]}, "tree_output must be integers"),
+            ({"tree_output": [True]}, "tree_output must be integers"),
+            ({"tree_output": [2**31 - 1]}, r"tree_output must be integers in \[0, 1048576\)"),
+            ({"tree_output": [2**40]}, r"tree_output must be integers in \[0, 1048576\)"),
+            ({"trees": None}, "trees must be a list of dictionaries, found NoneType"),
+            ({"trees": leaf(1.0)}, "trees must be a list of dictionaries, found dict"),
+            ({"nonsense": 1}, r"unknown fields \['nonsense'\]; known: category_rule, "),
+            ({"kind": 3}, r"unknown fields \['kind'\]"),
+        ],
+    )
+    def test_wrong_arguments(self, fields, message):
+        with pytest.raises(InvalidModelError, match=message):
+            from_nested(**{"trees": [leaf(1.0)], "n_features": 2, **fields})
 
     def test_one_dictionary_in_two_places(self):
         shared = split(0, 0.0, leaf(1.0), leaf(2.0))

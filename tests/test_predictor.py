@@ -67,6 +67,14 @@ def test_methods_agree_with_each_other(predictor, forest):
     assert predictor.predict(X).tolist() == np.array(["no", "yes"])[p.argmax(1)].tolist()
 
 
+def test_one_label_and_a_row_of_the_second_class():
+    fields = {"methods": {"predict": Method("label", args={"above": 0.5})}, "classes": (np.array(["only"]),)}
+    predictor = wp.compile(from_nested([split(0, 0.0, leaf(0.0), leaf(1.0))], 1, **fields), strategy="tree_traversal")
+    assert predictor.predict([[-1.0], [-2.0]]).tolist() == ["only", "only"]
+    with pytest.raises(InputError, match="row 1 is of the second class"):
+        predictor.predict([[-1.0], [1.0]])
+
+
 def test_attributes(predictor):
     assert (predictor.n_features_in_, predictor.n_outputs_, predictor.n_trees_) == (3, 1, 5)
     assert predictor.feature_names_in_.tolist() == ["a", "b", "c"]

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .errors import InvalidModelError
-from .forest import IN, LE, LEAF, LT, MISSING_NAN, MISSING_ZERO, Forest
+from .forest import IN, LE, LEAF, LT, MAX_OUTPUTS, MISSING_NAN, MISSING_ZERO, Forest
 from .verify import verify
 
 _KINDS = {"<": LT, "<=": LE, "in": IN}
 _INNER_KEYS = {"feature", "op", "threshold", "categories", "missing", "missing_rule", "left", "right", "cover"}
 _LEAF_KEYS = {"value", "id", "cover", "const", "coef"}
+_FIELDS = {
+    *("divisor", "input_dtype", "integer_dtype", "missing_value", "zero_band", "category_rule", "known_categories"),
+    *("methods", "classes", "feature_names", "frame_categories", "unknown_category", "source"),
+}
+"""The fields of `Forest` that do not follow from the trees."""
 
 
 def from_nested(
@@ -48,18 +53,43 @@ def from_nested(
     Raises:
         InvalidModelError: names the tree and what is wrong.
     """
+    if isinstance(trees, (str, bytes, Mapping)) or not isinstance(trees, Iterable):
+        raise InvalidModelError(f"trees must be a list of dictionaries, found {type(trees).__name__}")
+    if unknown := set(fields) - _FIELDS:
+        raise InvalidModelError(f"unknown fields {sorted(unknown)}; known: {', '.join(sorted(_FIELDS))}")
     build = _Builder()
     for t, tree in enumerate(trees):
         build.add_tree(t, tree)
     width = build.width or 1
     try:
-        outputs = np.zeros(len(trees), np.int32) if tree_output is None else np.asarray(tree_output, np.int32)
+        outputs = _outputs(tree_output, len(build.offset) - 1)
         if n_outputs is None:
             n_outputs = width if width > 1 else int(outputs.max(initial=0)) + 1
-        forest = build.forest(outputs, n_features, np.dtype(dtype), n_outputs, base_score, fields)
-    except (ValueError, OverflowError) as error:
+        if not 1 <= operator.index(n_outputs) <= MAX_OUTPUTS:
+            raise InvalidModelError(f"n_outputs must be from 1 to {MAX_OUTPUTS}, found {n_outputs}")
+        with np.errstate(over="ignore"):  # verify() names what has become infinite
+            forest = build.forest(outputs, n_features, np.dtype(dtype), n_outputs, base_score, fields)
+    except (TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, InvalidModelError):
+            raise
         raise InvalidModelError(f"the numbers do not fit: {error}") from error
     return verify(forest)
+
+
+def _listed(keys: Iterable[Any]) -> list[Any]:
+    """In order, also where keys are of types that don't compare."""
+    return sorted(keys, key=repr)
+
+
+def _outputs(tree_output: Any, n_trees: int) -> np.ndarray:
+    if tree_output is None:
+        return np.zeros(n_trees, np.int32)
+    found = np.asarray(tree_output)
+    if found.size == 0:
+        return np.zeros(found.shape, np.int32)
+    if found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= MAX_OUTPUTS:
+        raise InvalidModelError(f"tree_output must be integers in [0, {MAX_OUTPUTS})")
+    return found.astype(np.int32)
 
 
 class _Builder:
@@ -117,7 +147,7 @@ class _Builder:
 
     def _leaf(self, t: int, number: int, node: Mapping[str, Any]) -> None:
         if unknown := set(node) - _LEAF_KEYS:
-            raise InvalidModelError(f"tree {t}, node {number}: unknown keys {sorted(unknown)} in a leaf")
+            raise InvalidModelError(f"tree {t}, node {number}: unknown keys {_listed(unknown)} in a leaf")
         try:
             value = np.atleast_1d(np.asarray(node["value"], np.float64))
         except (TypeError, ValueError, OverflowError):
@@ -140,10 +170,10 @@ class _Builder:
     def _inner(self, t: int, number: int, node: Mapping[str, Any]) -> None:
         where = f"tree {t}, node {number}"
         if unknown := set(node) - _INNER_KEYS:
-            raise InvalidModelError(f"{where}: unknown keys {sorted(unknown)} in an inner node")
+            raise InvalidModelError(f"{where}: unknown keys {_listed(unknown)} in an inner node")
         if absent := {"feature", "op", "left", "right"} - set(node):
             raise InvalidModelError(f"{where}: keys {sorted(absent)} are absent (a leaf has 'value')")
-        if node["op"] not in _KINDS:
+        if not isinstance(node["op"], str) or node["op"] not in _KINDS:
             raise InvalidModelError(f"{where}: op must be one of {', '.join(_KINDS)}, found {node['op']!r}")
         if node.get("missing", "right") not in ("left", "right"):
             raise InvalidModelError(f"{where}: missing must be 'left' or 'right', found {node['missing']!r}")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from . import forest as ir
 from .errors import InvalidModelError
-from .forest import CATEGORY_RULES, IN, LE, LEAF, LT, Forest, check_array, tree_of_node
-from .runtime.outputs import KINDS
+from .forest import CATEGORY_RULES, IN, LE, LEAF, LT, Forest, Method, check_array, tree_of_node
+from .runtime.outputs import KINDS, check
 
 OUTPUT_KINDS = (*KINDS, "leaves_onehot")
 RESERVED_METHODS = ("predict_raw", "apply", "save", "inspect", "to_relax", "strategy")
@@ -53,14 +54,46 @@ def _check_types(f: Forest) -> None:
             if value is None and "None" in str(field.type):
                 continue
             raise InvalidModelError(f"Forest.{field.name} must be a numpy array, found {type(value).__name__}")
-        if field.type == "float" and (isinstance(value, bool) or not isinstance(value, (int, float, np.number))):
-            raise InvalidModelError(f"Forest.{field.name} must be a number, found {value!r}")
+        if field.type == "float" and not _is_float(value):
+            raise InvalidModelError(f"Forest.{field.name} must be a number, found {_shown(value)}")
+        if field.type == "str" and not isinstance(value, str):
+            raise InvalidModelError(f"Forest.{field.name} must be a string, found {_shown(value)}")
+        if str(field.type).startswith("Mapping") and not isinstance(value, Mapping):
+            raise InvalidModelError(f"Forest.{field.name} must be a mapping, found {type(value).__name__}")
     if f.base_score.ndim != 1 or f.values.ndim != 2:
         raise InvalidModelError("Forest.base_score must have shape (outputs,), Forest.values (leaves, 1 or outputs)")
+    for name, method in f.methods.items():
+        texts = isinstance(method, Method) and all(isinstance(text, str) for text in (name, method.kind, method.link))
+        if not texts or not isinstance(method.args, Mapping):
+            raise InvalidModelError(
+                f"Forest.methods must map names to Method(kind, link, args), found {_shown(name)}: {_shown(method)}"
+            )
     try:
         json.dumps([dict(f.source), [dict(m.args) for m in f.methods.values()]], default=_plain, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InvalidModelError(f"source and the args of methods must be JSON values: {error}") from None
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)[:60]
+    except Exception:  # an integer of too many digits, or an object's own error
+        return type(value).__name__
+
+
+def _is_float(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
+
+
+def _is_feature(f: Forest, feature: Any) -> bool:
+    whole = isinstance(feature, (int, np.integer)) and not isinstance(feature, bool)
+    return whole and 0 <= feature < f.n_features
 
 
 def _plain(value: Any) -> Any:
@@ -171,7 +204,7 @@ def _check_categories(f: Forest) -> None:
                 raise InvalidModelError("category codes must be whole numbers in [0, 2**31)")
     for feature, known in f.known_categories.items():
         check_array(f"known_categories[{feature}]", known, np.float64, (None,))
-        if not 0 <= feature < f.n_features or not np.isfinite(known).all() or (np.diff(known) <= 0).any():
+        if not _is_feature(f, feature) or not np.isfinite(known).all() or (np.diff(known) <= 0).any():
             raise InvalidModelError(f"known_categories[{feature}] must ascend, be finite and belong to a feature")
     if f.category_rule == "exact":
         unknown = np.zeros(f.n_nodes, bool)
@@ -222,24 +255,78 @@ def _check_metadata(f: Forest) -> None:
     for name in ("input_dtype", "integer_dtype"):
         if getattr(f, name) not in ("float32", "float64"):
             raise InvalidModelError(f"{name} must be float32 or float64, found {getattr(f, name)!r}")
-    if not isinstance(f.divisor, (int, np.integer)) or f.divisor < 1:
-        raise InvalidModelError(f"divisor must be a positive integer, found {f.divisor!r}")
+    if not isinstance(f.divisor, (int, np.integer)) or not 1 <= f.divisor <= 2**53:
+        raise InvalidModelError(f"divisor must be a positive integer, found {_shown(f.divisor)}; at most 2**53")
     if not (np.isfinite(f.zero_band) and f.zero_band >= 0):
         raise InvalidModelError(f"zero_band must be finite and not negative, found {f.zero_band!r}")
     if f.zero_band > ir.ZERO_BAND:
         _fail(f, f.missing == ir.MISSING_ZERO, f"the missing rule 'zero' with a zero_band beyond {ir.ZERO_BAND:g}")
-    if f.feature_names is not None and len(f.feature_names) != f.n_features:
-        raise InvalidModelError(f"{len(f.feature_names)} feature names for {f.n_features} features")
+    if f.feature_names is not None:
+        _check_names(f, f.feature_names)
+    for feature, categories in f.frame_categories.items():
+        _check_frame_categories(f, feature, categories)
     if f.unknown_category not in ("error", "nan"):
         raise InvalidModelError(f"unknown_category must be 'error' or 'nan', found {f.unknown_category!r}")
     if not f.methods:
         raise InvalidModelError("the forest has no methods: say at least what 'predict' returns")
+    labels = _count_labels(f)
     for name, method in f.methods.items():
         if not name.isidentifier() or name.startswith("_") or name in RESERVED_METHODS:
             raise InvalidModelError(f"{name!r} can't be the name of a method of a predictor")
         if method.kind not in OUTPUT_KINDS:
             raise InvalidModelError(f"method {name!r} is of kind {method.kind!r}; known: {', '.join(OUTPUT_KINDS)}")
-        if method.kind == "label" and len(f.classes) != len(method.args.get("groups", [0])):
-            raise InvalidModelError(
-                f"method {name!r} returns labels, and classes holds {len(f.classes)} arrays of them"
-            )
+        # The one link that changes the number of columns.
+        width = 1 if method.link == "argmax" else f.n_outputs
+        args = {key: _listed(value) for key, value in method.args.items()}
+        if wrong := check(method.kind, args, width, labels, f.n_trees):
+            raise InvalidModelError(f"method {name!r} {wrong}")
+
+
+def _listed(value: Any) -> Any:
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+
+
+def _count_labels(f: Forest) -> list[int]:
+    if not isinstance(f.classes, (tuple, list)):
+        raise InvalidModelError(f"Forest.classes must be a tuple of arrays, found {type(f.classes).__name__}")
+    for k, labels in enumerate(f.classes):
+        if not isinstance(labels, np.ndarray) or labels.ndim != 1:
+            found = f"shape {labels.shape}" if isinstance(labels, np.ndarray) else type(labels).__name__
+            raise InvalidModelError(f"Forest.classes[{k}] must be an array of one dimension, found {found}")
+    return [len(labels) for labels in f.classes]
+
+
+def _check_names(f: Forest, names: Any) -> None:
+    if not isinstance(names, (tuple, list)) or not all(isinstance(name, str) for name in names):
+        raise InvalidModelError(f"feature_names must be a tuple of strings, found {_shown(names)}")
+    if len(names) != f.n_features:
+        raise InvalidModelError(f"{len(names)} feature names for {f.n_features} features")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise InvalidModelError(f"two features have the name {name!r}")
+        seen.add(name)
+
+
+def _check_frame_categories(f: Forest, feature: Any, categories: Any) -> None:
+    if not _is_feature(f, feature):
+        raise InvalidModelError(
+            f"frame_categories has the key {_shown(feature)}, which is no feature in [0, {f.n_features})"
+        )
+    if isinstance(categories, np.ndarray):
+        categories = categories.tolist()
+    if not isinstance(categories, (tuple, list)):
+        raise InvalidModelError(f"frame_categories[{feature}] must be a list, found {type(categories).__name__}")
+    seen: set[tuple[bool, Any]] = set()
+    for category in categories:
+        key = (isinstance(category, (bool, np.bool_)), category) if _is_category(category) else None
+        if key is None or key in seen:
+            wrong = "no string, bool or finite number" if key is None else "in it twice"
+            raise InvalidModelError(f"frame_categories[{feature}] holds {_shown(category)}, which is {wrong}")
+        seen.add(key)
+
+
+def _is_category(value: Any) -> bool:
+    if isinstance(value, np.generic):
+        value = value.item()
+    return isinstance(value, (str, bool)) or (_is_float(value) and bool(np.isfinite(float(value))))

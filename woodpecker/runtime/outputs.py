@@ -47,15 +47,25 @@ def label(z: np.ndarray, classes: Classes, args: Mapping[str, Any]) -> np.ndarra
 
     Parameters: ``groups`` as in `proba`; ``above``: with one column, the second label where z > above, instead of
     comparing p with 1 - p; ``at_least``: likewise with >=.
+
+    Raises:
+        InputError: the model has one label, and a row is of the second class.
     """
     if "above" in args or "at_least" in args:
         second = z[:, 0] > args["above"] if "above" in args else z[:, 0] >= args["at_least"]
-        return np.asarray(classes[0])[second.astype(np.intp)]
+        return _labels(classes[0], second.astype(np.intp))
     p = proba(z, classes, args)
     if "groups" in args:
         columns = [np.asarray(c)[part.argmax(axis=1)] for c, part in zip(classes, p, strict=True)]
         return np.stack(columns, axis=1)
-    return np.asarray(classes[0])[p.argmax(axis=1)]
+    return _labels(classes[0], p.argmax(axis=1))
+
+
+def _labels(known: np.ndarray, index: np.ndarray) -> np.ndarray:
+    beyond = np.flatnonzero(index >= len(known))
+    if len(beyond):  # a model trained on one class: the source libraries fail here as well
+        raise InputError(f"row {beyond[0]} is of the second class, and the model knows the label of one class only")
+    return np.asarray(known)[index]
 
 
 def indicator(z: np.ndarray, classes: Classes, args: Mapping[str, Any]) -> np.ndarray:
@@ -102,6 +112,85 @@ def leaves_onehot(ids: np.ndarray, args: Mapping[str, Any]) -> Any:
     indptr = np.arange(0, n * n_trees + 1, n_trees, dtype=np.int32)
     data = (np.ones(n * n_trees, dtype), columns.reshape(-1), indptr)
     return getattr(scipy.sparse, args["container"])(data, shape=(n, start))
+
+
+CONTAINERS = ("csr_matrix", "csr_array", "ndarray")
+
+
+def check(kind: str, args: Mapping[str, Any], width: int, labels: Sequence[int], n_trees: int) -> str | None:
+    """What is wrong with the parameters of a rule, as the rest of a sentence about them; None: nothing.
+
+    Args:
+        kind: A key of `KINDS`, or "leaves_onehot".
+        args: The parameters. Others than the rule's own are not looked at.
+        width: K', the columns of the linked scores.
+        labels: How many labels each output has.
+        n_trees: T.
+    """
+    for name in ("subtract", "above", "at_least"):
+        if name in args and not _is_number(args[name]):
+            return f"has {name}={args[name]!r}, which is no finite number"
+    if "columns" in args and not (_is_index(args["columns"]) and 1 <= args["columns"] <= width):
+        return f"has columns={args['columns']!r}; it must be an integer from 1 to {width}"
+    if "dtype" in args and not _is_dtype(args["dtype"]):
+        return f"has dtype={args['dtype']!r}, which is not the name of a dtype of numbers"
+    if kind == "leaves_onehot":
+        return _check_onehot(args, n_trees)
+    if kind not in ("proba", "label"):
+        return None
+    groups = args.get("groups", [width])
+    if not isinstance(groups, (list, tuple)) or not all(_is_index(n) and n > 0 for n in groups):
+        return f"has groups={groups!r}; they must be a list of positive integers"
+    if sum(groups) != width:
+        return f"has groups={groups!r}, and their sum must be the number of scores, {width}"
+    if kind == "proba":
+        return None
+    if len(labels) != len(groups):
+        return f"returns labels, and classes holds {len(labels)} arrays of them; expected {len(groups)}"
+    if "groups" in args:
+        return None if list(labels) == list(groups) else f"has groups={groups!r}, and classes have {labels} labels"
+    # One label with one score is a model trained on one class.
+    fitting = (1, 2) if width == 1 else (width,)
+    if not labels[0] or (labels[0] not in fitting and "above" not in args and "at_least" not in args):
+        return f"returns labels, and {labels[0]} of them do not fit {width} scores"
+    return None
+
+
+def _check_onehot(args: Mapping[str, Any], n_trees: int) -> str | None:
+    if absent := [name for name in ("categories", "container", "dtype") if name not in args]:
+        return f"needs the argument {absent[0]!r}"
+    if args["container"] not in CONTAINERS:
+        return f"has container={args['container']!r}; known: {', '.join(CONTAINERS)}"
+    categories = args["categories"]
+    if not isinstance(categories, (list, tuple)) or len(categories) != n_trees:
+        return f"needs categories for each of its {n_trees} trees"
+    for t, category in enumerate(categories):
+        try:
+            known = np.asarray(category)
+        except ValueError:  # lists of unequal lengths
+            known = np.empty(0)
+        ids = known.ndim == 1 and known.size > 0 and known.dtype.kind in "iu"
+        if not ids or not -(2**31) <= known[0] <= known[-1] < 2**31 or (known[1:] <= known[:-1]).any():
+            return f"has categories of tree {t} that are not ascending leaf ids"
+    return None
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, (int, float, np.integer, np.floating)) and bool(np.isfinite(float(value)))
+    except OverflowError:
+        return False
+
+
+def _is_dtype(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and np.dtype(value).kind in "fiub"
+    except TypeError:
+        return False
 
 
 KINDS: dict[str, Rule] = {
