@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,12 @@ from .runtime import machine
 
 HOST_NAMES = ("llvm", "cpu")
 X86_LEVELS = ("x86-64-v2", "x86-64-v3", "x86-64-v4")
+
+# x86-64 code passes floats in SSE registers. LLVM ends the process, instead of reporting an error, where these are
+# missing, or where a mode or soft floats contradict it.
+_BASELINE = ("64bit", "64bit-mode", "cmov", "cx8", "fxsr", "sse", "sse2", "x87")
+_CONTRADICTIONS = ("16bit-mode", "32bit-mode", "soft-float")
+_ENVIRONMENTS = ("linux", "gnu", "musl")
 
 # LLVM's SLP vectoriser packs the interleaved scalar walks into vectors and slows them down by more than 2 times.
 _LLVM_OPTIONS = {"cl-opt": ["-vectorize-slp:bool=false"]}
@@ -101,25 +108,73 @@ def resolve(target: Any) -> CpuTarget:
         raise TargetError(
             f"target {name!r} is of kind {config.get('kind')!r}; this version compiles for CPUs (kind 'llvm') only"
         )
-    triple = str(config.get("mtriple", ""))
-    if triple and (triple.split("-")[0] != machine.machine() or "linux" not in triple):
+    config = _typed(config, name)
+    triple = config.get("mtriple", "")
+    parts = triple.split("-")
+    # Other environments, such as gnux32 and code16, mean other pointers or another mode of the CPU.
+    if triple and (parts[0] != machine.machine() or "linux" not in parts or parts[-1] not in _ENVIRONMENTS):
         raise TargetError(
             f"target {name!r} is for {triple}; this version compiles for Linux on {machine.machine()} only"
         )
     if "mcpu" not in config:
         config |= _host() if not triple else {"mcpu": "generic"}
-    known = {str(cpu) for cpu in tvm.target.codegen.llvm_get_cpu_archlist(tvm.target.Target("llvm"))}
-    if config["mcpu"] not in known:
-        raise TargetError(f"LLVM knows no {machine.machine()} CPU {config['mcpu']!r}; llc -mcpu=help lists them")
+    _check_cpu(config["mcpu"])
+    for entry in config.get("mattr", ()):
+        _check_feature(entry, name)
     options = {k: v for k, v in config.items() if k in ("kind", "mcpu", "mattr", "mtriple", "opt-level", "mfloat-abi")}
     config = {**options, "cl-opt": [*config.get("cl-opt", []), *_LLVM_OPTIONS["cl-opt"]]}
-    text = json.dumps({k: list(v) if isinstance(v, (list, tuple)) else v for k, v in config.items()}, default=str)
+    text = json.dumps(config)
     try:
         built = tvm_target(text)
         features = _features(built)
     except Exception as error:  # TVM raises several types here, InternalError among them
         raise TargetError(f"TVM refuses target {name!r}: {str(error).strip().splitlines()[-1]}") from error
-    return CpuTarget(name, text, sys.platform, machine.machine(), str(config["mcpu"]), features)
+    return CpuTarget(name, text, sys.platform, machine.machine(), config["mcpu"], features)
+
+
+def _typed(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The configuration with plain strings, lists and integers, where it has these keys."""
+    typed = dict(config)
+    for key in {"mcpu", "mtriple", "mfloat-abi"} & typed.keys():
+        if not isinstance(typed[key], str):
+            raise TargetError(f"target {name!r}: {key} must be a string, found {type(typed[key]).__name__}")
+        typed[key] = str(typed[key])
+    for key in {"mattr", "cl-opt"} & typed.keys():
+        listed = isinstance(typed[key], Sequence) and not isinstance(typed[key], str)
+        if not listed or not all(isinstance(entry, str) for entry in typed[key]):
+            raise TargetError(f"target {name!r}: {key} must be a list of strings")
+        typed[key] = [str(entry) for entry in typed[key]]
+    level = typed.get("opt-level", 0)
+    if not isinstance(level, int) or isinstance(level, bool):
+        raise TargetError(f"target {name!r}: opt-level must be an integer, found {type(level).__name__}")
+    return typed
+
+
+def _check_cpu(cpu: str) -> None:
+    codegen = import_tvm().target.codegen
+    if cpu not in {str(known) for known in codegen.llvm_get_cpu_archlist(import_tvm().target.Target("llvm"))}:
+        raise TargetError(f"LLVM knows no {machine.machine()} CPU {cpu!r}; llc -mcpu=help lists them")
+    # With a 64-bit triple, LLVM takes 64-bit mode for granted, says so of an i386 too, and ends the process later.
+    narrow = {"kind": "llvm", "mtriple": "i686-unknown-linux-gnu", "mcpu": cpu}
+    if "64bit" not in _enabled(tvm_target(json.dumps(narrow))):
+        raise TargetError(f"the CPU {cpu!r} has no 64-bit mode, which the code needs: name a later one, or x86-64-v2")
+
+
+def _check_feature(entry: str, target: str) -> None:
+    """Raise unless an entry of mattr is a feature of LLVM, and one that may be switched so."""
+    matched = re.fullmatch(r"([+-])([a-z0-9][a-z0-9.-]*)", entry)
+    feature = matched[2] if matched else ""
+    # LLVM only prints a line of what it does not know, and goes on without.
+    probe = {"kind": "llvm", "mcpu": "x86-64", "mattr": [f"+{feature}"]}
+    if not matched or feature not in _enabled(tvm_target(json.dumps(probe))):
+        raise TargetError(
+            f"target {target!r}: mattr entries are + or - and a CPU feature that LLVM knows, found {entry!r}; "
+            "llc -mattr=help lists them"
+        )
+    if matched[1] == "-" and feature in _BASELINE:
+        raise TargetError(f"target {target!r}: mattr {entry!r} takes away what all x86-64 code needs")
+    if matched[1] == "+" and feature in _CONTRADICTIONS:
+        raise TargetError(f"target {target!r}: mattr {entry!r} contradicts x86-64, whose code is 64-bit and uses SSE")
 
 
 def tvm_target(config: str) -> Any:
@@ -162,6 +217,11 @@ def _host() -> dict[str, Any]:
 
 def _features(target: Any) -> tuple[str, ...]:
     """The features that LLVM enables for a target, of those that not every CPU of the architecture has."""
-    enabled = import_tvm().target.codegen.llvm_get_cpu_features(target)
-    names = {str(name).lstrip("+") for name in (enabled.keys() if hasattr(enabled, "keys") else enabled)}
+    names = _enabled(target)
     return tuple(name for name in machine.X86_FLAGS if name in names)
+
+
+def _enabled(target: Any) -> set[str]:
+    """All features that LLVM enables for a target."""
+    enabled = import_tvm().target.codegen.llvm_get_cpu_features(target)
+    return {str(name).lstrip("+") for name in (enabled.keys() if hasattr(enabled, "keys") else enabled)}
