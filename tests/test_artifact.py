@@ -141,6 +141,35 @@ class TestSaving:
         with pytest.raises(TargetError, match="needs a C compiler, and none was found: install gcc"):
             wp.compile(forest).save(tmp_path / "m.so")
 
+    @pytest.mark.parametrize(
+        ("script", "message"),
+        [
+            ("#!/bin/sh\nexit 0\n", "the C compiler failed: .*\nexit code 0, no message"),
+            ("#!/bin/sh\nprintf '\\377 bad' >&2; exit 1\n", "the C compiler failed: .*\n\ufffd bad"),
+            ("#!/no/such/shell\n", "the C compiler can't be run: "),
+        ],
+        ids=["true", "bytes", "unusable"],
+    )
+    def test_odd_compilers(self, stump, tmp_path, monkeypatch, script, message):
+        (tmp_path / "cc").write_text(script)
+        (tmp_path / "cc").chmod(0o755)
+        monkeypatch.setenv("CC", str(tmp_path / "cc"))
+        with pytest.raises(TargetError, match=message):
+            stump.save(tmp_path / "m.so")
+        assert self.left(tmp_path) == ["cc"]
+
+    def test_compiler_that_is_no_command(self, stump, tmp_path, monkeypatch):
+        monkeypatch.setenv("CC", '"')
+        with pytest.raises(TargetError, match=r"CC holds .* which is no command: No closing quotation"):
+            stump.save(tmp_path / "m.so")
+
+    def test_compiler_beside_the_user(self, stump, tmp_path, monkeypatch):
+        (tmp_path / "cc").symlink_to(str(shutil.which("cc")))
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("CC", "./cc")
+        stump.save("m.so")
+        assert wp.load("m.so").n_trees_ == 1
+
     def test_failing_compiler_keeps_the_old_file(self, forest, copy, monkeypatch):
         before = copy.read_bytes()
         monkeypatch.setenv("CC", "false")

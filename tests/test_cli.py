@@ -98,6 +98,15 @@ class TestCompile:
             (["named.txt", "-o", "m.so", "--strategy", "fastest"], "unknown strategy 'fastest'"),
             (["named.txt", "-o", "m.so", "--option", "unroll"], "name=value, found 'unroll'"),
             (["named.txt", "-o", "m.so", "--option", "a=1", "--option", "a=2"], "a is given twice"),
+            (["named.txt", "-o", "m.so", "--option", "target=3"], "--option target is no option of a strategy"),
+            (["named.txt", "-o", "m.so", "--option", "model=3"], "--option model is no option of a strategy"),
+            (["named.txt", "-o", "m.so", "--option", "num_threads=3"], "--option num_threads is no option"),
+            (
+                ["named.txt", "-o", "m.so", "--option", "unroll=" + "9" * 5000],
+                "unroll=9999999999999...: 5,007 characters",
+            ),
+            (["named.txt", "-o", "m.so", "--target", '{"kind":"llvm","mcpu":[1]}'], "mcpu must be a string"),
+            (["named.txt", "-o", "m.so", "--target", '{"kind":"llvm","mcpu":"i386"}'], "has no 64-bit mode"),
             (["named.txt", "-o", "m.so", "--iteration-range", "5"], "must look like 0:50, found '5'"),
             (["named.txt", "-o", "m.so", "--target", "nonesuch"], "nonesuch"),
             (["named.txt", "-o", "m.so", "--missing", "0"], "missing=0.0"),
@@ -326,6 +335,26 @@ class TestCommon:
             for path, writer in zip(made, writers, strict=True):
                 os.close(writer)
                 path.unlink()
+
+    @pytest.mark.parametrize("command", ["--help", "--version", "predict --help", "inspect plain.so"])
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+    def test_a_full_disk(self, folder, command):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [*PROGRAM, *command.split()], cwd=folder, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            )
+        assert (done.returncode, done.stderr) == (2, "error: [Errno 28] No space left on device\n")
+
+    def test_a_closed_output(self, folder):
+        program = " ".join(PROGRAM)
+        for command, message in [
+            ("predict plain.so rows.npy -o -", "error: the standard output is closed: name a file to write\n"),
+            ("predict none.so rows.npy -o - 2>&-", ""),
+        ]:
+            done = subprocess.run(
+                ["bash", "-c", f"{program} {command} >&-"], cwd=folder, capture_output=True, text=True, check=False
+            )
+            assert (done.returncode, done.stderr) == (2, message)
 
     def test_a_bug_keeps_its_traceback(self):
         @common.command

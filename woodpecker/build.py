@@ -147,23 +147,31 @@ def export(
             "-Wl,-s",
         ]
         command = [*compiler, *flags, "launcher.c", "kernels.o", *link, "-o", "model.so", "-lm", "-lpthread"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise TargetError(f"the C compiler failed: {shlex.join(command)}\n{done.stderr.strip()[-2000:]}")
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
+        except OSError as error:
+            raise TargetError(f"the C compiler can't be run: {error}") from error
+        if done.returncode or not (Path(folder) / "model.so").is_file():
+            said = done.stderr.decode(errors="replace").strip()[-2000:] or f"exit code {done.returncode}, no message"
+            raise TargetError(f"the C compiler failed: {shlex.join(command)}\n{said}")
         with atomic_path(final, mode=0o777) as staged:
             shutil.copyfile(Path(folder) / "model.so", staged)
 
 
 def c_compiler() -> list[str]:
-    """The command of the C compiler: $CC, cc, gcc or clang.
+    """The command of the C compiler: $CC, cc, gcc or clang. It can be run in any folder.
 
     Raises:
-        TargetError: there is none.
+        TargetError: there is none, or $CC is no command.
     """
-    wanted = shlex.split(os.environ.get("CC", ""))
+    setting = os.environ.get("CC", "")
+    try:
+        wanted = shlex.split(setting)
+    except ValueError as error:
+        raise TargetError(f"the environment variable CC holds {setting!r}, which is no command: {error}") from None
     for command in [wanted] if wanted else [["cc"], ["gcc"], ["clang"]]:
-        if shutil.which(command[0]):
-            return command
+        if found := shutil.which(command[0]):
+            return command if os.path.isabs(found) else [os.path.abspath(found), *command[1:]]
     raise TargetError(
         "saving a model needs a C compiler, and none was found: install gcc or clang (Debian: apt install gcc), or "
         "set the environment variable CC. Predicting in this process needs none"

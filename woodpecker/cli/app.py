@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from . import bench, compile, inspect, predict, verify
-from .common import EXIT_CODES
+from .common import BAD_INPUT, EXIT_CODES, OK, flushed, report
 
 app = typer.Typer(
     name="woodpecker",
@@ -57,5 +57,7 @@ def run(arguments: list[str]) -> int:
     try:
         app(args=arguments, prog_name="woodpecker")
     except SystemExit as done:
-        return done.code if isinstance(done.code, int) else int(done.code is not None)
-    return 0
+        return flushed(done.code if isinstance(done.code, int) else int(done.code is not None))
+    except OSError as error:  # the text of --help, or a usage error, could not be written
+        return flushed(report(error, BAD_INPUT))
+    return flushed(OK)

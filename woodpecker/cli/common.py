@@ -29,6 +29,8 @@ EXIT_CODES = (
     "not installed; 130 interrupted."
 )
 
+_LONGEST_OPTION = 100
+
 P = ParamSpec("P")
 
 
@@ -40,33 +42,56 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             code = function(*args, **kwargs) or OK
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except MissingExtraError as error:
-            code = _report(error, MISSING_EXTRA)
+            code = report(error, MISSING_EXTRA)
         except (WoodpeckerError, MemoryError) as error:
-            code = _report(error, BAD_INPUT)
+            code = report(error, BAD_INPUT)
         except BrokenPipeError:
-            # The reader has gone (`| head`): no error, and Python must not write to the pipe again when it exits.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # The reader has gone (`| head`): no error.
+            _discard_stdout()
             code = OK
         except OSError as error:
-            code = _report(error, BAD_INPUT)
+            code = report(error, BAD_INPUT)
         except KeyboardInterrupt:
-            code = _report("interrupted", INTERRUPTED)
+            code = report("interrupted", INTERRUPTED)
         raise typer.Exit(code)
 
     return guarded
 
 
-def _report(error: BaseException | str, code: int) -> int:
+def report(error: BaseException | str, code: int) -> int:
+    """Say in one line on stderr what went wrong, and return the code."""
     text = " ".join(str(error).split()) or type(error).__name__
-    sys.stderr.write(f"error: {text}\n")
+    _stderr(f"error: {text}\n")
     return code
 
 
 def note(text: str) -> None:
     """Something worth knowing, on stderr, so that it never mixes with output."""
-    sys.stderr.write(f"note: {text}\n")
+    _stderr(f"note: {text}\n")
+
+
+def _stderr(text: str) -> None:
+    if sys.stderr is not None:  # it was closed (`2>&-`)
+        sys.stderr.write(text)
+
+
+def flushed(code: int) -> int:
+    """The exit code after what is left of the output is written, which is an error where it can't be."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        _discard_stdout()
+        return code or report(error, BAD_INPUT)
+    return code
+
+
+def _discard_stdout() -> None:
+    """Let what is left of the output go nowhere: Python would write it once more when it exits, and fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
@@ -93,10 +118,12 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
     """``["unroll=4"]`` as ``{"unroll": 4}``.
 
     Raises:
-        InputError: not of the form key=value, or a key that is given twice.
+        InputError: not of the form key=value, too long, or a key that is given twice.
     """
     options: dict[str, Any] = {}
     for pair in pairs:
+        if len(pair) > _LONGEST_OPTION:
+            raise InputError(f"--option {pair[:20]}...: {len(pair):,} characters are too many for name=value")
         key, equals, text = pair.partition("=")
         if not equals or not key.isidentifier():
             raise InputError(f"--option must look like name=value, found {pair!r}")

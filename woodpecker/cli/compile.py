@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..errors import InputError
 from ..files import check_output
 from .common import check_input, command, parse_options, parse_range, progress, size
 
@@ -53,6 +55,9 @@ def main(
     check_output(output, model)
     import woodpecker
 
+    taken = [name for name, p in signature(woodpecker.compile).parameters.items() if p.kind is not p.VAR_KEYWORD]
+    if mistaken := [name for name in options if name in taken]:
+        raise InputError(f"--option {mistaken[0]} is no option of a strategy; compile --help lists what else there is")
     started = time.perf_counter()
     with progress(f"compiling {model.name}"):
         predictor = woodpecker.compile(

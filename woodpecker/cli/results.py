@@ -41,6 +41,8 @@ def open_results(path: Path, names: Sequence[str]) -> Iterator[Sink]:
     suffix = ".csv" if str(path) == "-" else path.suffix.lower()
     if suffix not in SUFFIXES:
         raise InputError(f"{path} must end in one of {', '.join(SUFFIXES)}, or be - for CSV on the standard output")
+    if str(path) == "-" and sys.stdout is None:
+        raise OSError("the standard output is closed: name a file to write")
     with contextlib.ExitStack() as stack:
         where: Any = sys.stdout.buffer if str(path) == "-" else stack.enter_context(atomic_path(path))
         sink: Sink = _NpySink(where) if suffix == ".npy" else _ArrowSink(where, suffix, names)
