@@ -75,6 +75,13 @@ def chain(length: int, **fields: Any) -> Forest:
     return from_nested([node], 3, **fields)
 
 
+def neighbours(**fields: Any) -> Forest:
+    """Stumps on 37 of 40 features, so that columns come in runs of neighbouring features that are no multiple of 16."""
+    used = [f for f in range(40) if f not in (0, 18, 39)]
+    nodes = [split(f, f / 10 - 1.5, leaf(f + 0.1), leaf(-f / 3), missing="left" if f < 30 else "right") for f in used]
+    return from_nested(nodes, 40, **fields)
+
+
 def _zero_rule() -> Forest:
     def tree(missing: str) -> Node:
         inner = split(1, 0.0, leaf(1.0), leaf(-0.0), op="<=", missing=missing, missing_rule="zero")

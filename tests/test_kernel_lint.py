@@ -26,7 +26,7 @@ from woodpecker.runtime import machine
 from woodpecker.schedules import cpu_link
 from woodpecker.targets import resolve, tvm_target
 
-from .gallery import ALONE, FORESTS, NAMES, strategies
+from .gallery import ALONE, FORESTS, NAMES, neighbours, strategies
 from .kernels import prepared
 from .support import in_turn
 
@@ -149,6 +149,14 @@ def test_tir_of_kernels(name):
             function = kernel(signatures_of(name, strategy), "entry", entry, parallel)
             assert sum(1 for _ in nodes(function.body)) > 100
             assert lint(function) == [], f"{strategy} {entry}"
+
+
+def test_runs_of_columns_are_linted():
+    made = prepared(neighbours(missing_value=-1.0), "tree_traversal", trees=2, interleave=1)
+    assert {"runs", "sentinel"} <= made.signatures[0].flags
+    for entry in ENTRIES:
+        function = kernel(made.signatures, "entry", entry)
+        assert lint(function) == [] and lint_assembly(assembly(function, "x86-64-v3")) == []
 
 
 @pytest.mark.parametrize("name", LINKS)

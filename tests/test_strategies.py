@@ -17,7 +17,7 @@ from woodpecker.predicates import canonicalise
 from woodpecker.relay_ops import gemm, perfect_tree_traversal
 from woodpecker.relay_ops.plan import STRATEGIES, make_plan
 
-from .gallery import FORESTS, NAMES, assert_agrees, chain, compiled, grown, leaf, rows, split, strategies
+from .gallery import FORESTS, NAMES, assert_agrees, chain, compiled, grown, leaf, neighbours, rows, split, strategies
 from .kernels import prepared
 from .support import assert_bits_equal
 
@@ -141,6 +141,29 @@ def test_groups_that_reach_past_the_last_tree(strategy, trees, n_trees):
     outputs = [t % 3 for t in range(n_trees)]
     forest = from_nested(nodes, 3, dtype="float32", tree_output=outputs, n_outputs=3, divisor=3)
     assert_agrees(wp.compile(forest, strategy=strategy, trees=trees), forest, rows(forest, 1000, 3, "float32"))
+
+
+@pytest.mark.parametrize("strategy", ["tree_traversal", "perfect_tree_traversal"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"dtype": "float32"},
+        {"input_dtype": "float64", "missing_value": 0.1},
+        {"dtype": "float32", "missing_value": -0.0},
+    ],
+    ids=["float32", "float64", "sentinel"],
+)
+def test_rows_that_walk_alone_read_runs_of_columns(strategy, fields):
+    forest = neighbours(**fields)
+    options = {"trees": 3, "interleave": 1}
+    assert "runs" in prepared(forest, strategy, **options).signatures[0].flags
+    predictor = wp.compile(forest, strategy=strategy, **options)
+    for dtype in ("float32", "float64"):
+        X = rows(forest, 300, 4, dtype)
+        X[::7, ::3] = fields.get("missing_value", np.nan)
+        assert_agrees(predictor, forest, X, dtype)
+        assert_agrees(predictor, forest, np.asfortranarray(X)[1:], dtype)
+        assert_agrees(predictor, forest, np.concatenate([X, X], 1)[:, 3:43], dtype)
 
 
 def test_nodes_too_many_for_packed_links():

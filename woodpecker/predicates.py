@@ -110,14 +110,17 @@ def canonicalise(forest: Forest) -> Canonical:
         bound = np.where(forest.kind == LT, np.nextafter(forest.threshold, -np.inf), forest.threshold)[nodes]
     bound = _fold_zero_band(bound, forest.zero_band) + 0.0  # -0.0 and 0.0 are one bound
 
-    # (categorical, feature, zero rule, fill) as one number: its order is that of the columns.
-    key = (categorical * forest.n_features + forest.feature.astype(np.int64)) * 8 + zero * 4
-    key[nodes] += _fills(key[nodes], forest.default_left[nodes], bound)
+    # (categorical, zero rule, fill, feature) as one number: its order is that of the columns, so that columns of
+    # neighbouring features are neighbours.
+    group = forest.feature.astype(np.int64) * 2 + zero
+    rule = categorical * 8 + zero * 4
+    rule[nodes] += _fills(group[nodes], forest.default_left[nodes], bound)
+    key = rule * forest.n_features + forest.feature
     keys, inverse = np.unique(key[inner], return_inverse=True)
     node_column = np.full(forest.n_nodes, -1, np.int32)
     node_column[inner] = inverse.reshape(-1)
     n_numeric = int((keys < 8 * forest.n_features).sum())
-    feature = (keys >> 3) % max(forest.n_features, 1)
+    rule, feature = np.divmod(keys, max(forest.n_features, 1))
 
     bounds: list[np.ndarray] = []
     node_bound = np.full(forest.n_nodes, -1, np.int64)
@@ -149,8 +152,8 @@ def canonicalise(forest: Forest) -> Canonical:
     bound64 = np.concatenate([*bounds, np.zeros(0)])
     columns = Columns(
         feature=feature.astype(np.int32),
-        zero_missing=(keys & 4) != 0,
-        fill=_FILLS[keys & 3],
+        zero_missing=(rule & 4) != 0,
+        fill=_FILLS[rule & 3],
         n_numeric=n_numeric,
         bound_offset=np.cumsum([0] + [len(b) for b in bounds], dtype=np.int64),
         bound64=bound64,

@@ -43,6 +43,8 @@ RANKS = 255
 MIN_RANKED = 100
 """Fewer bounds than this are compared one by one faster than they are searched."""
 
+CACHE_BYTES = 3 * 2**18
+"""Beyond this the mask matrix does not stay in the second-level cache beside the rest."""
 SET_NS, MEMBER_NS = 6.0, 0.15
 """Measured, per block: the mask of a category set, and that of each rank in its column, of which a part are members."""
 
@@ -86,6 +88,8 @@ def cost(canonical: Canonical, rows: int) -> float:
     masks = 1000.0 * int(ranked.sum()) + 10.0 * int(counts[~ranked].sum() + ranks.sum()) + per_set * sets
     by_byte = leaves.max(initial=1) <= 256 and not canonical.forest.vector_leaves
     leaf_stage = 50.0 if by_byte else ROWS * (1.5 + 0.3 * canonical.forest.values.shape[1])
+    if predicate_rows(canonical) * 64 > CACHE_BYTES:
+        masks, operations = masks * 3.0, operations * 2.0
     block = operations * 0.5 + masks + canonical.forest.n_trees * leaf_stage
     return block / min(max(rows, 1), ROWS) + COLUMN_NS * len(canonical.columns)
 

@@ -47,6 +47,11 @@ def prepare(canonical: Canonical) -> Layout:
     if columns.zero_missing.any():
         flags.add("zero_missing")
         tables["column_zero"] = columns.zero_missing.astype(np.uint8)
+    starts = np.flatnonzero(np.diff(columns.feature[: columns.n_numeric], prepend=-2) != 1)
+    if columns.n_numeric >= RUN * len(starts) > 0 and "zero_missing" not in flags:
+        flags.add("runs")
+        scalars["n_runs"] = len(starts)
+        tables["run"] = np.append(starts, columns.n_numeric).astype(np.int32)
     if canonical.has_categories:
         flags.add("categories")
         first = int(columns.bound_offset[columns.n_numeric])
@@ -59,6 +64,9 @@ def prepare(canonical: Canonical) -> Layout:
         tables["bitset"] = canonical.bitset
     return Layout(scalars, tables, {}, frozenset(flags))
 
+
+RUN = 12
+"""Columns of consecutive features, on average, from which on they are read as vectors where a row walks alone."""
 
 COLUMN_NS = 0.55
 """Measured cost of a column value, per row; part of every strategy's estimate."""

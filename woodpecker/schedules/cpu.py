@@ -41,7 +41,7 @@ from ..relay_ops.predicate import Expr
 from ..runtime.format import round_up
 from . import cpu_bitslice
 from .cpu_bitslice import BYTE_PLANES
-from .cpu_strategies import LANES, PROLOGUES, SCRATCH, STRATEGIES, TILES, trees_of
+from .cpu_strategies import LANES, PROLOGUES, SCRATCH, STRATEGIES, trees_of
 from .tir import ITEMSIZE, Frame, arguments, const, new_frame, read_only_views, register, rows_of, scratch_view
 
 V_BYTES = 128 * 1024
@@ -81,6 +81,8 @@ def lay_out(canonical: Canonical, plan: Sequence[Step], features: Collection[str
 def _places(layout: Layout, step: Step) -> Layout:
     """The row block and the places in scratch, for the wider of both input dtypes."""
     width = layout.scalars["n_columns"] + 1
+    if step.strategy in PROLOGUES:
+        width = max(cpu_bitslice.COLUMNS, layout.scalars["n_columns"] - layout.scalars["n_numeric"])
     rows = LANES[step.strategy](layout)
     if step.strategy not in PROLOGUES:  # a prologue works on one group
         rows = max(rows, min(MAX_BLOCK, max(MIN_BLOCK, V_BYTES // (4 * width))) // rows * rows)
@@ -114,8 +116,7 @@ def entry(signatures: Sequence[Signature], name: str, kind: str, x_dtype: str, p
         frames = []
         for step, signature in enumerate(signatures):
             lanes = LANES[signature.strategy](signature)
-            tile = TILES.get(signature.strategy, lanes)
-            frames.append(new_frame(signature, args, value_dtype, lanes, trees_of(signature), tile, step))
+            frames.append(new_frame(signature, args, value_dtype, lanes, trees_of(signature), step))
         last = frames[-1]
 
         def rows(begin: Expr, end: Expr, task: Expr) -> None:
@@ -151,38 +152,83 @@ def _row_blocks(frame: Frame, kind: str, begin: Expr, end: Expr, scratch: Expr) 
             """The row of X that stands at place r of the block; places past the last row repeat it."""
             return first + tirx.Cast("int64", tirx.min(r, count - const(1)))
 
-        _column_values(frame, row, groups * const(lanes))
         if signature.strategy in PROLOGUES:
-            PROLOGUES[signature.strategy](frame)
+
+            def fill(begin: Expr, end: Expr, categorical: bool) -> None:
+                _columns(frame, row, round_rows(count), begin, end, begin, categorical)
+
+            PROLOGUES[signature.strategy](frame, fill)
+        else:
+            _all_columns(frame, row, groups * const(lanes))
         if kind == "apply":
             _leaf_ids(frame, first, count, groups)
         else:
             _raw_scores(frame, sums, first, row, count, groups)
 
 
-def _column_values(frame: Frame, row: Callable[[Expr], Expr], rows: Expr) -> None:
-    """Fill V for ``rows`` places of the block."""
-    tables, flags, dtype = frame.tables, frame.signature.flags, frame.value_dtype
+ROWS_AT_ONCE = 16
+"""Rows of a part of a column: their values of neighbouring features share cache lines, and so do their places in V."""
+
+
+def round_rows(count: Expr) -> Expr:
+    return tirx.truncdiv(count + const(ROWS_AT_ONCE - 1), const(ROWS_AT_ONCE)) * const(ROWS_AT_ONCE)
+
+
+def _all_columns(frame: Frame, row: Callable[[Expr], Expr], rows: Expr) -> None:
+    """Fill V with all columns for ``rows`` places of the block."""
     n_columns, n_numeric = frame.scalar("n_columns"), frame.scalar("n_numeric")
+    if "runs" in frame.signature.flags and frame.lanes == 1:
+        _runs_of_columns(frame, row, rows)
+    else:
+        _columns(frame, row, rows, const(0), n_numeric, const(0), False)
+    if "categories" in frame.signature.flags:
+        _columns(frame, row, rows, n_numeric, n_columns, const(0), True)
+    with TB.serial(0, tirx.truncdiv(rows, const(frame.lanes))) as group, TB.serial(0, frame.lanes) as lane:
+        always_left = tirx.const(float("-inf"), frame.value_dtype)
+        TB.buffer_store(frame.V, always_left, [frame.place(n_columns, group, lane)])
 
-    tile = math.gcd(frame.tile, 16)
-    parts = frame.tile // tile
 
-    def each(begin: Expr, end: Expr, store: Callable[[Expr, Expr, Expr, Expr], None]) -> None:
-        # A few rows at a time: their values of neighbouring features share cache lines, and so do their places in V.
-        with TB.serial(0, tirx.truncdiv(rows, const(tile))) as part, TB.serial(begin, end) as column:
-            feature = register(tables["column_feature"][column])
-            within = tirx.truncmod(part, const(parts)) * const(tile)
-            place = register(frame.place(column, tirx.truncdiv(part, const(parts)), within))
-            with TB.serial(0, tile) as at:
-                r = part * const(tile) + at
-                x = register(tirx.Cast(dtype, frame.arguments.X[row(r), tirx.Cast("int64", feature)]))
-                sentinel = zero = None
-                if "sentinel" in flags:
-                    sentinel = tirx.Cast(frame.signature.input_dtype, tables["sentinel"][0])
-                if "zero_missing" in flags:
-                    zero = tables["column_zero"][column] != const(0, "uint8")
-                store(column, place + at, x, predicate.is_missing(x, flags, sentinel, zero))
+def _runs_of_columns(frame: Frame, row: Callable[[Expr], Expr], rows: Expr) -> None:
+    """Fill V with the numeric columns, a row at a time, in vectors of columns whose features are neighbours too."""
+    tables, dtype, lanes = frame.tables, frame.value_dtype, ROWS_AT_ONCE
+    with TB.serial(0, rows) as r, TB.serial(0, frame.scalar("n_runs")) as run:
+        begin, end = register(tables["run"][run]), register(tables["run"][run + const(1)])
+        feature = register(tirx.Cast("int64", tables["column_feature"][begin]))
+        place = register(frame.place(begin, r, const(0)))
+        source = register(row(r))
+
+        def store(at: Expr, width: int) -> None:
+            def some(start: Expr) -> Expr:
+                return tirx.Ramp(start, tirx.const(1, str(start.ty.dtype)), width) if width > 1 else start
+
+            def every(value: Expr) -> Expr:
+                return tirx.Broadcast(value, width) if width > 1 else value
+
+            wide = f"x{width}" if width > 1 else ""
+            offset = tirx.Cast("int64", at)
+            x = tirx.Cast(dtype + wide, frame.arguments.X[source, some(feature + offset)])
+            fill = tirx.Cast(dtype + wide, tables["column_fill"][some(begin + at)])
+            # Every number is at most infinity; NaN is not.
+            kept = tirx.Select(x <= every(tirx.const(float("inf"), dtype)), x, fill)
+            if "sentinel" in frame.signature.flags:
+                compared = frame.signature.input_dtype
+                sentinel = tirx.Cast(compared, tables["sentinel"][0])
+                kept = tirx.Select(tirx.Cast(compared + wide, x) == every(sentinel), fill, kept)
+            TB.buffer_store(frame.V, kept, [some(place + offset)])
+
+        whole = register(tirx.truncdiv(end - begin, const(lanes)))
+        with TB.serial(0, whole) as i:
+            store(i * const(lanes), lanes)
+        with TB.serial(whole * const(lanes), end - begin) as i:
+            store(i, 1)
+
+
+def _columns(
+    frame: Frame, row: Callable[[Expr], Expr], rows: Expr, begin: Expr, end: Expr, origin: Expr, categorical: bool
+) -> None:
+    """Fill V with the columns [begin, end), that of column ``origin`` being the first."""
+    tables, flags, dtype = frame.tables, frame.signature.flags, frame.value_dtype
+    n_numeric = frame.scalar("n_numeric")
 
     def numeric(column: Expr, place: Expr, x: Expr, missing: Expr) -> None:
         fill = tirx.Cast(dtype, tables["column_fill"][column])
@@ -204,11 +250,22 @@ def _column_values(frame: Frame, row: Callable[[Expr], Expr], rows: Expr) -> Non
         final = tirx.Select(missing, size + const(1), rank[0])
         TB.buffer_store(frame.V, predicate.rank_bits(final, dtype), [place])
 
-    each(const(0), n_numeric, numeric)
-    if "categories" in flags:
-        each(n_numeric, n_columns, ranked)
-    with TB.serial(0, tirx.truncdiv(rows, const(frame.tile))) as t, TB.serial(0, frame.tile) as lane:
-        TB.buffer_store(frame.V, tirx.const(float("-inf"), dtype), [frame.place(n_columns, t, lane)])
+    tile = math.gcd(frame.lanes, ROWS_AT_ONCE)
+    parts = const(frame.lanes // tile)
+    with TB.serial(0, tirx.truncdiv(rows, const(tile))) as part, TB.serial(begin, end) as column:
+        feature = register(tables["column_feature"][column])
+        within = tirx.truncmod(part, parts) * const(tile)
+        place = register(frame.place(column - origin, tirx.truncdiv(part, parts), within))
+        with TB.serial(0, tile) as at:
+            r = part * const(tile) + at
+            x = register(tirx.Cast(dtype, frame.arguments.X[row(r), tirx.Cast("int64", feature)]))
+            sentinel = zero = None
+            if "sentinel" in flags:
+                sentinel = tirx.Cast(frame.signature.input_dtype, tables["sentinel"][0])
+            if "zero_missing" in flags:
+                zero = tables["column_zero"][column] != const(0, "uint8")
+            store = ranked if categorical else numeric
+            store(column, place + at, x, predicate.is_missing(x, flags, sentinel, zero))
 
 
 def _leaf_ids(frame: Frame, first: Expr, count: Expr, groups: Expr) -> None:

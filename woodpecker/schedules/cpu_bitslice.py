@@ -18,11 +18,11 @@ from tvm.script.ir_builder import tirx as TB
 from ..layout import Layout
 from ..relay_ops import bitslice
 from ..relay_ops.predicate import Expr
-from .tir import ITEMSIZE, Frame, Sink, const, register, scratch_view, vector_register
+from .tir import ITEMSIZE, Fill, Frame, Sink, const, register, scratch_view, vector_register
 
-TILE = 64
-"""Rows of a tile of V: those of a word."""
-WORDS = bitslice.ROWS // TILE
+WORDS = bitslice.ROWS // 64
+COLUMNS = 64
+"""Columns whose values are made and used before the next: they stay in the second-level cache."""
 AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 BYTE_PLANES = "byte_planes"
 """The flag of layouts whose leaf values are byte planes."""
@@ -78,43 +78,51 @@ def _row(number: Expr) -> Expr:
     return tirx.Ramp(number * const(WORDS), const(1), WORDS)
 
 
-def masks(frame: Frame) -> None:
+def masks(frame: Frame, fill: Fill) -> None:
     """
     M[ZEROS] = 0; M[ONES] = ~0
-    for each column, for each of its bounds q:      M[q] = V[column] <= bound[q]
+    for a few columns at a time:
+        V = their values
+        for each of them, for each of its bounds q: M[q] = V[column] <= bound[q]
+    V = the ranks of the categorical columns
     for each category set q:                        M[q] = the union of the masks of its ranks
     """
     tables = frame.tables
     M = scratch_view(frame, "uint64", frame.extra)
-    for row, fill in ((bitslice.ZEROS, 0), (bitslice.ONES, 2**64 - 1)):
-        TB.buffer_store(M, tirx.Broadcast(tirx.const(fill, "uint64"), WORDS), [_row(const(row))])
-    first = frame.scalar("first_predicate")
+    for row, bits in ((bitslice.ZEROS, 0), (bitslice.ONES, 2**64 - 1)):
+        TB.buffer_store(M, tirx.Broadcast(tirx.const(bits, "uint64"), WORDS), [_row(const(row))])
+    first, n_numeric = frame.scalar("first_predicate"), frame.scalar("n_numeric")
     offset = tables["predicate_offset"]
     searched = "heaps" in frame.signature.flags and frame.value_dtype == "float32"
-    with TB.serial(0, frame.scalar("n_numeric")) as column:
-        row = register(first + tables["predicate_row"][column])
-        if searched:
-            heap = register(tables["heap_number"][column])
-            with TB.If(heap >= const(0)):
-                with TB.Then():
-                    _rank_planes(frame, column, heap)
-                    _masks_of_ranks(frame, M, row)
-                with TB.Else():
-                    _compare(frame, M, column, row, offset[column], offset[column + const(1)])
-        else:
-            _compare(frame, M, column, row, offset[column], offset[column + const(1)])
+    with TB.serial(0, tirx.truncdiv(n_numeric + const(COLUMNS - 1), const(COLUMNS))) as some:
+        begin = register(some * const(COLUMNS))
+        end = register(tirx.min(begin + const(COLUMNS), n_numeric))
+        fill(begin, end, False)
+        with TB.serial(begin, end) as column:
+            row = register(first + tables["predicate_row"][column])
+            if searched:
+                heap = register(tables["heap_number"][column])
+                with TB.If(heap >= const(0)):
+                    with TB.Then():
+                        _rank_planes(frame, column - begin, heap)
+                        _masks_of_ranks(frame, M, row)
+                    with TB.Else():
+                        _compare(frame, M, column - begin, row, offset[column], offset[column + const(1)])
+            else:
+                _compare(frame, M, column - begin, row, offset[column], offset[column + const(1)])
     if "member" in tables:
-        _category_masks(frame, M, first + tables["predicate_row"][frame.scalar("n_numeric")])
+        fill(n_numeric, frame.scalar("n_columns"), True)
+        _category_masks(frame, M, first + tables["predicate_row"][n_numeric])
 
 
 def _compare(frame: Frame, M: Any, column: Expr, row: Expr, begin: Expr, end: Expr) -> None:
     """One by one: 64 rows a comparison."""
     start = register(begin)
-    places = [register(frame.place(column, const(g), const(0))) for g in range(WORDS)]
+    place = register(frame.place(column, const(0), const(0)))
     with TB.serial(0, end - start) as i:
         bound = tirx.Broadcast(register(frame.tables["bound"][start + i]), 64)
         for g in range(WORDS):
-            values = frame.V[tirx.Ramp(places[g], const(1, "int64"), 64)]
+            values = frame.V[tirx.Ramp(place + const(64 * g, "int64"), const(1, "int64"), 64)]
             word = tirx.call_intrin("uint64", "tirx.reinterpret", values <= bound)
             TB.buffer_store(M, word, [(row + i) * const(WORDS) + const(g)])
 
@@ -139,7 +147,7 @@ def _rank_planes(frame: Frame, column: Expr, heap: Expr) -> None:
         return tirx.call_llvm_pure_intrin("float32x16", "llvm.x86.avx512.permvar.sf.512", table[which], at)
 
     with TB.serial(0, bitslice.ROWS // 16) as g:
-        place = frame.place(column, g >> const(2), (g & const(3)) * const(16))
+        place = frame.place(column, const(0), g * const(16))
         x = vector_register(frame.V[tirx.Ramp(place, const(1, "int64"), 16)])
         at = vector_register(tirx.Broadcast(const(1), 16))
         left: list[Expr] = []
@@ -195,10 +203,10 @@ def _category_masks(frame: Frame, M: Any, first: Expr) -> None:
     whole = "int32" if frame.value_dtype == "float32" else "int64"
     first_rank, first_set = frame.scalar("first_rank"), register(first)
     with TB.serial(0, frame.scalar("n_ranks")) as i:
-        column = register(tables["rank_column"][i])
+        column = register(tables["rank_column"][i] - frame.scalar("n_numeric"))
         number = tirx.Broadcast(register(tirx.Cast(whole, tables["rank_number"][i])), 64)
         for g in range(WORDS):
-            values = frame.V[tirx.Ramp(frame.place(column, const(g), const(0)), const(1, "int64"), 64)]
+            values = frame.V[tirx.Ramp(frame.place(column, const(0), const(64 * g)), const(1, "int64"), 64)]
             word = tirx.call_intrin("uint64", "tirx.reinterpret", tirx.reinterpret(f"{whole}x64", values) == number)
             TB.buffer_store(M, word, [(first_rank + i) * const(WORDS) + const(g)])
     every = tirx.Ramp(const(0), const(1), WORDS)

@@ -12,7 +12,7 @@ from ..layout import Layout, Signature
 from ..relay_ops import bitslice, gemm, perfect_tree_traversal, tree_traversal
 from ..relay_ops.predicate import Expr
 from . import cpu_bitslice
-from .tir import Frame, Sink, const, register, scratch_view
+from .tir import Fill, Frame, Sink, const, register, scratch_view
 
 
 def _walks(frame: Frame, root: Callable[[int], Expr]) -> list[tuple[int, int, Any]]:
@@ -147,8 +147,8 @@ STRATEGIES: dict[str, Callable[[Frame, Expr, Expr, Sink], None]] = {
     bitslice.NAME: cpu_bitslice.circuits,
 }
 
-PROLOGUES: dict[str, Callable[[Frame], None]] = {bitslice.NAME: cpu_bitslice.masks}
-"""What a strategy does once for a row block, before its first tree."""
+PROLOGUES: dict[str, Callable[[Frame, Fill], None]] = {bitslice.NAME: cpu_bitslice.masks}
+"""What a strategy does once for a row block, before its first tree; it fills V itself, a few columns at a time."""
 
 SCRATCH: dict[str, Callable[[Layout], int]] = {
     gemm.NAME: lambda layout: layout.constants["lanes"] * layout.scalars["n_tests"],
@@ -163,10 +163,6 @@ LANES: dict[str, Callable[[Layout | Signature], int]] = {
     bitslice.NAME: lambda _: bitslice.ROWS,
 }
 """Rows of a group, which the row block is a multiple of."""
-
-
-TILES = {bitslice.NAME: cpu_bitslice.TILE}
-"""Rows of a tile of the column values, where they are fewer than those of a group."""
 
 
 def trees_of(known: Layout | Signature) -> int:

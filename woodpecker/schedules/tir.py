@@ -21,6 +21,11 @@ Sink = Callable[[Expr, Expr, Expr], None]
 """What receives (tree, row of the block, leaf position)."""
 
 
+Fill = Callable[[Expr, Expr, bool], None]
+"""Fills V with the columns [begin, end) of the block, the first of them at the start; the last argument says whether
+they are categorical."""
+
+
 @dataclass(frozen=True)
 class Arguments:
     """The arguments of the calling convention; ``num_tasks`` None: a serial entry."""
@@ -43,7 +48,6 @@ class Frame:
     arguments: Arguments
     lanes: int
     trees: int
-    tile: int
     directory: Any
     tables: dict[str, Any] = field(default_factory=dict)
     scalars: dict[str, Expr] = field(default_factory=dict)
@@ -60,12 +64,12 @@ class Frame:
         """A scalar of the directory, int32."""
         return tirx.Cast("int32", self.scalar64(name))
 
-    def place(self, column: Expr, tile: Expr, lane: Expr) -> Expr:
-        """The index in V of a column's value for a row of a tile: the rows of a tile are neighbours, and so are its
-        columns, so that what a group reads shares a few cache lines."""
-        rows = const(self.tile, "int64")
-        width = (self.scalar64("n_columns") + const(1, "int64")) * rows
-        return tirx.Cast("int64", tile) * width + tirx.Cast("int64", column) * rows + tirx.Cast("int64", lane)
+    def place(self, column: Expr, group: Expr, lane: Expr) -> Expr:
+        """The index in V of a column's value for a row of a group: the rows of a group are neighbours, and so are its
+        columns, so that what walks of a group read shares a few cache lines."""
+        lanes = const(self.lanes, "int64")
+        width = (self.scalar64("n_columns") + const(1, "int64")) * lanes
+        return tirx.Cast("int64", group) * width + tirx.Cast("int64", column) * lanes + tirx.Cast("int64", lane)
 
     def by_column(self, column: Expr, r: Expr) -> Expr:
         """The index in a matrix of the block whose rows are neighbours."""
@@ -129,13 +133,11 @@ def rows_of(arguments: Arguments, block: Expr, body: Callable[[Expr, Expr, Expr]
         body(first, tirx.min(first + share, end), task)
 
 
-def new_frame(
-    signature: Signature, args: Arguments, value_dtype: str, lanes: int, trees: int, tile: int, step: int
-) -> Frame:
+def new_frame(signature: Signature, args: Arguments, value_dtype: str, lanes: int, trees: int, step: int) -> Frame:
     """Open the directory of a step of the plan."""
     at = const((DIRECTORY_OFFSET + step * DIRECTORY_BYTES) // 8, "int64")
     directory = TB.decl_buffer((DIRECTORY_SLOTS,), "int64", data=args.model.data, elem_offset=at)
-    return Frame(signature, value_dtype, args, lanes, trees, tile, directory)
+    return Frame(signature, value_dtype, args, lanes, trees, directory)
 
 
 def read_only_views(frame: Frame) -> None:
