@@ -207,6 +207,29 @@ class TestArrays:
         with pytest.raises(InputError, match=message):
             read_rows(X, SPEC)
 
+    @pytest.mark.parametrize("name", ["__array__", "tocsr", "__dlpack__", "__narwhals_dataframe__"])
+    @pytest.mark.parametrize("as_property", [False, True])
+    def test_an_object_that_raises(self, name, as_property):
+        def fail(*args: Any, **options: Any) -> Any:
+            raise RuntimeError("no such luck")
+
+        part = property(fail) if as_property else fail
+        members = {"__dlpack_device__": lambda self: (1, 0)} if name == "__dlpack__" else {"shape": (2, 3)}
+        foreign = type("Foreign", (), members | {name: part})
+        with pytest.raises(InputError, match="no such luck") as raised:
+            read_rows(foreign(), SPEC)
+        assert isinstance(raised.value.__cause__, RuntimeError)
+
+    def test_an_object_that_raises_is_named(self):
+        class Table:
+            def __array__(self, dtype=None, copy=None):
+                raise KeyError("no rows")
+
+        with pytest.raises(InputError, match=r"tests.test_rows.*Table that cannot be read: KeyError: 'no rows'"):
+            read_rows(Table(), SPEC)
+        with pytest.raises(InputError, match=r"X is a builtins.list that cannot be read: KeyError"):
+            read_rows([Table()], SPEC)
+
     def test_the_hint_for_one_feature(self):
         with pytest.raises(InputError, match=r"X\.reshape\(-1, 1\) for one feature"):
             read_rows(np.zeros(5), InputSpec(1))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, WoodpeckerError
 
 BLOCK_ROWS = 4096
 BLOCK_BYTES = 4 << 20
@@ -165,13 +165,24 @@ def read_rows(X: Any, spec: InputSpec) -> Rows:
 
     Raises:
         InputError: wrong number of dimensions or columns, a dtype without a number's meaning, unknown, missing or
-            duplicate column names, memory of another device, an unknown category.
+            duplicate column names, memory of another device, an unknown category; X itself raised an error, which is
+            the cause of this one.
         MissingExtraError: X is a frame and narwhals is not installed.
     """
     if direct(X, spec.n_features):
         return Rows(X.shape[0], X.dtype, max(1, X.shape[0]), lambda begin, end: X[begin:end], memory=(X,))
     if isinstance(X, np.ndarray):
         return _array_rows(_plain(X), spec)
+    try:
+        return _foreign_rows(X, spec)
+    except (WoodpeckerError, MemoryError):
+        raise
+    except Exception as error:  # X may be of any class, and its attributes may raise whatever they like
+        kind = f"{type(X).__module__}.{type(X).__qualname__}"
+        raise InputError(f"X is a {kind} that cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _foreign_rows(X: Any, spec: InputSpec) -> Rows:
     if _is_frame(X):  # before the rest: a pandas column may be called "tocsr"
         from .rows_frames import frame_rows
 
