@@ -79,6 +79,7 @@ class CompiledModel:
         Raises:
             UnsupportedModelError: this predictor can't be saved: it was loaded, or has a callable post_transform.
             TargetError: no C compiler was found, or it failed.
+            InputError: ``path`` is no path of a file.
             OSError: the path can't be written.
         """
         if self._post_transform is not None:
