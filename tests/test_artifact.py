@@ -473,7 +473,7 @@ class TestLoading:
         assert_agrees(wp.load(path), forest, rows(forest, 50, 3, "float32"))
 
     def test_a_name_that_is_no_text(self, stump, tmp_path):
-        # In a process of its own: threadpoolctl, which scikit-learn uses, can't read the map of one with such a library.
+        # In a process of its own: threadpoolctl, which scikit-learn uses, can't read the map of one that holds it.
         path = tmp_path / os.fsdecode(b"\xff.so")
         stump.save(path)
         program = "import sys, numpy, woodpecker; print(woodpecker.load(sys.argv[1]).predict_raw(numpy.zeros((1, 2))))"
