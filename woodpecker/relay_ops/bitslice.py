@@ -45,7 +45,7 @@ MIN_RANKED = 100
 
 CACHE_BYTES = 3 * 2**18
 """Beyond this the mask matrix does not stay in the second-level cache beside the rest."""
-SET_NS, MEMBER_NS = 6.0, 0.15
+SET_NS, MEMBER_NS = 10.0, 0.3
 """Measured, per block: the mask of a category set, and that of each rank in its column, of which a part are members."""
 
 MAX_ROWS = 2**16
@@ -87,10 +87,14 @@ def cost(canonical: Canonical, rows: int) -> float:
     per_set = SET_NS + MEMBER_NS * float(ranks.mean()) if len(ranks) else 0.0
     masks = 1000.0 * int(ranked.sum()) + 10.0 * int(counts[~ranked].sum() + ranks.sum()) + per_set * sets
     by_byte = leaves.max(initial=1) <= 256 and not canonical.forest.vector_leaves
-    leaf_stage = 50.0 if by_byte else ROWS * (1.5 + 0.3 * canonical.forest.values.shape[1])
+    leaf_stage = (
+        25.0 * canonical.forest.values.dtype.itemsize
+        if by_byte
+        else ROWS * (1.5 + 0.3 * canonical.forest.values.shape[1])
+    )
     if predicate_rows(canonical) * 64 > CACHE_BYTES:
-        masks, operations = masks * 3.0, operations * 2.0
-    block = operations * 0.5 + masks + canonical.forest.n_trees * leaf_stage
+        masks *= 2.0
+    block = operations * 1.15 + masks + canonical.forest.n_trees * leaf_stage
     return block / min(max(rows, 1), ROWS) + COLUMN_NS * len(canonical.columns)
 
 
