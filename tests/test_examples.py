@@ -56,6 +56,7 @@ def test_flights_on_more_rows(flights, capsys):
     assert " refused: " in out
 
 
+@pytest.mark.full
 def test_flights_counts_an_answer_that_differs(flights, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(flights, "STRATEGIES", ("auto",))
     xgb = flights.train(*flights.read_flights(1200), 2)[0]

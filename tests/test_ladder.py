@@ -21,7 +21,7 @@ from .support import FULL_ROWS, assert_bits_equal, boundary_rows, in_turn
 from .zoo import Case
 
 ZOOS = {"xgboost": "zoo_xgboost", "lightgbm": "zoo_lightgbm", "sklearn": "zoo_sklearn"}
-STEP = {"xgboost": 120, "lightgbm": 140, "sklearn": 160}
+STEP = {"xgboost": 180, "lightgbm": 210, "sklearn": 240}
 ROWS = FULL_ROWS
 INTERPRETED = 2_000
 GEMM_WORK = 3e9
