@@ -70,7 +70,7 @@ def expected_steps(canonical: Canonical) -> float:
     _, mean, square = moments / moments[0]
     # The largest of 16 normal variables lies 1.8 deviations above their mean.
     slowest = np.minimum(mean + 1.8 * np.sqrt(np.maximum(square - mean**2, 0)), canonical.depth)
-    return float(slowest.sum()) + forest.n_trees
+    return float(slowest.sum()) + 2.0 * forest.n_trees
 
 
 def sibling_order(canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:
