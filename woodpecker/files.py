@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,7 +77,7 @@ def atomic_path(path: Path, mode: int = 0o666) -> Iterator[Path]:
     """
     final = check_output(path)
     # Of the file's name nothing is kept: any addition could make it longer than the system allows.
-    temporary = final.with_name(f".woodpecker-{secrets.token_hex(6)}")
+    temporary = final.with_name(f".woodpecker-{os.urandom(6).hex()}")
     # Opened by us, not by tempfile, because the system applies the umask to a mode given here; reading the umask
     # would mean setting it, for all threads.
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode))

@@ -21,7 +21,7 @@ from ..forest import LEAF, Forest
 from ..layout import Layout
 from ..predicates import Canonical
 from .options import MAX_TREES
-from .predicate import Expr, unbound
+from .predicate import Expr, record
 
 VECTORS = (2, 4, 8, 16)
 """Lengths of vector leaves that code is specialised on."""
@@ -89,10 +89,10 @@ def slot_at(tables: Mapping[str, Any], position: Expr) -> Expr:
 
 
 def _word(tables: Mapping[str, Any], position: Expr) -> Expr:
-    return unbound(tables["node"][tirx.Cast("int64", position) * tirx.const(2, "int64") + tirx.const(1, "int64")])
+    return record(tables, tirx.Cast("int64", position), 1)
 
 
-def prepare(canonical: Canonical, positions: np.ndarray, flags_of_strategy: Collection[str] = ()) -> Layout:
+def prepare(canonical: Canonical, positions: np.ndarray, flags_of_strategy: Collection[str]) -> Layout:
     """Leaf tables for a strategy whose position p is the IR's node ``positions[p]`` (-1: none)."""
     forest = canonical.forest
     in_node = LEAF_IN_NODE in flags_of_strategy

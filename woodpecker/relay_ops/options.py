@@ -45,11 +45,12 @@ IN_FLIGHT = {
 
 def too_many_walks(options: Mapping[str, int]) -> str | None:
     """Why a walking strategy can't have these options, if it can't."""
-    walks = options.get("interleave", 0) * options.get("trees", 0)
+    walks = (options.get("interleave") or 1) * (options.get("trees") or 1)
     if walks > MAX_WALKS:
         return f"interleave * trees is {walks}; at most {MAX_WALKS} walks are in flight"
-    if max(walks, 1) * options.get("unroll", 1) > MAX_STEPS:
-        return f"interleave * trees * unroll is {walks * options['unroll']}; the limit is {MAX_STEPS}"
+    steps = walks * options.get("unroll", 1)
+    if steps > MAX_STEPS:
+        return f"interleave * trees * unroll is {steps}; the limit is {MAX_STEPS}"
     return None
 
 

@@ -23,7 +23,7 @@ from ..forest import LEAF
 from ..layout import Layout
 from ..predicates import Canonical
 from .options import IN_FLIGHT, in_flight, too_many_walks
-from .predicate import COLUMN_NS, Bind, Expr, goes_right, goes_right_any, unbound
+from .predicate import COLUMN_NS, Bind, Expr, bound_at, goes_right, goes_right_any, record, unbound
 
 NAME = "perfect_tree_traversal"
 OPTIONS = IN_FLIGHT
@@ -107,18 +107,14 @@ def positions(canonical: Canonical, layout: Layout) -> np.ndarray:
 def step(i: Expr, heap: Expr, trees: int, value_at: Any, tables: Mapping[str, Any], bind: Bind = unbound) -> Expr:
     """One level: heap place i (int64, 1 at the root) -> that of the child. ``heap`` is where place 1 of the tree lies
     in tables of ``trees`` trees a group."""
-    two = tirx.const(2, "int64")
     p = heap + (i - tirx.const(1, "int64")) * tirx.const(trees, "int64")
-    value = bind(value_at(tirx.Cast("int64", unbound(tables["node"][p * two]))))
-    if str(value.ty.dtype) == "float32":
-        bound = tirx.reinterpret("float32", unbound(tables["node"][p * two + tirx.const(1, "int64")]))
-    else:
-        bound = tables["bound"][p]
+    value = bind(value_at(tirx.Cast("int64", record(tables, p, 0))))
+    bound = bound_at(tables, p, value)
     if "node_bitset" in tables:
         right = goes_right_any(value, bound, tables["node_bitset"][p], tables["bitset"], bind)
     else:
         right = goes_right(value, bound)
-    return two * i + tirx.Cast("int64", right)
+    return tirx.const(2, "int64") * i + tirx.Cast("int64", right)
 
 
 def leaf_position(i: Expr, t: Expr, depth: Expr) -> Expr:

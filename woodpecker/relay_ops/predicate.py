@@ -93,6 +93,18 @@ def goes_right(value: Expr, bound: Expr) -> Expr:
     return tirx.Select(value <= bound, tirx.const(0, "int32"), tirx.const(1, "int32"))
 
 
+def record(tables: Mapping[str, Any], position: Expr, word: int) -> Expr:
+    """A uint32 of a node's record (link or column, bound or what a leaf holds) at an int64 position."""
+    return unbound(tables["node"][position * tirx.const(2, "int64") + tirx.const(word, "int64")])
+
+
+def bound_at(tables: Mapping[str, Any], position: Expr, value: Expr) -> Expr:
+    """The bound of a node in the dtype of the value that it is compared with: in its record, or in a table."""
+    if "node" in tables and str(value.ty.dtype) == "float32":
+        return tirx.reinterpret("float32", record(tables, position, 1))
+    return tables["bound"][position]
+
+
 def bounds(tables: Mapping[str, Any], value_dtype: str) -> dict[str, Any]:
     """The bounds of this dtype by the name that strategies read them by, ``bound``; nothing where nodes hold them."""
     name = "bound32" if value_dtype == "float32" else "bound64"

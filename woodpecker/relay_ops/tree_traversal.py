@@ -25,7 +25,7 @@ from ..layout import Layout
 from ..predicates import Canonical
 from . import aggregate
 from .options import IN_FLIGHT, MAX_TREES, Option, in_flight, too_many_walks
-from .predicate import COLUMN_NS, Bind, Expr, goes_right, goes_right_any, unbound
+from .predicate import COLUMN_NS, Bind, Expr, bound_at, goes_right, goes_right_any, record, unbound
 
 NAME = "tree_traversal"
 OPTIONS = {
@@ -156,17 +156,13 @@ def step(p: Expr, value_at: Any, tables: Mapping[str, Any], link_bits: Expr, bin
 
     A link of 32 bits and a float32 bound share a record of the table ``node``: one cache line instead of two.
     """
-    two = tirx.const(2, "int64")
-    link = bind(tables["node"][p * two] if "node" in tables else tables["link"][p])
+    link = bind(record(tables, p, 0) if "node" in tables else tables["link"][p])
     wide = str(link.ty.dtype)
     bits = tirx.Cast(wide, link_bits)
     column = tirx.Cast("int64", link >> bits)
     left = tirx.Cast("int64", link & ((tirx.const(1, wide) << bits) - tirx.const(1, wide)))
     value = bind(value_at(column))
-    if "node" in tables and str(value.ty.dtype) == "float32":
-        bound = tirx.reinterpret("float32", unbound(tables["node"][p * two + tirx.const(1, "int64")]))
-    else:
-        bound = tables["bound"][p]
+    bound = bound_at(tables, p, value)
     if "node_bitset" in tables:
         right = goes_right_any(value, bound, tables["node_bitset"][p], tables["bitset"], bind)
     else:

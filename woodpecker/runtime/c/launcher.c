@@ -10,7 +10,8 @@
  *
  * The pool starts on the first parallel call. Workers spin for a moment before they sleep, so that calls in a row
  * cost a few microseconds. It is safe after fork: the child starts with no workers. While one call uses the pool,
- * another thread's call runs its tasks itself, one after the other. The library is linked with -z nodelete, because workers outlive calls.
+ * another thread's call runs its tasks itself, one after the other. The library is linked with -z nodelete, because
+ * workers outlive calls.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
