@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import woodpecker as wp
-from woodpecker import files
 from woodpecker.cli import common, main
+from woodpecker.runtime import files
 
 from .cli_support import PROGRAM, booster, cli_fixture, failed, folder_fixture, frame  # noqa: F401
 

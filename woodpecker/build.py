@@ -21,9 +21,9 @@ import numpy as np
 import tvm
 
 from .errors import TargetError
-from .files import atomic_path, check_output, check_path
 from .layout import Signature
 from .manifest import ENTRIES
+from .runtime.files import atomic_path, check_output, check_path
 from .schedules import cpu, cpu_link
 from .targets import CpuTarget, tvm_target
 

@@ -12,7 +12,7 @@ import numpy as np
 from . import forest as ir
 from .errors import InvalidModelError
 from .forest import CATEGORY_RULES, IN, LE, LEAF, LT, Forest, Method, check_array, tree_of_node
-from .runtime.outputs import KINDS, check
+from .runtime.outputs import KINDS, check, is_finite, is_integer, is_number
 
 OUTPUT_KINDS = (*KINDS, "leaves_onehot")
 RESERVED_METHODS = ("predict_raw", "apply", "save", "inspect", "to_relax", "strategy")
@@ -54,7 +54,7 @@ def _check_types(f: Forest) -> None:
             if value is None and "None" in str(field.type):
                 continue
             raise InvalidModelError(f"Forest.{field.name} must be a numpy array, found {type(value).__name__}")
-        if field.type == "float" and not _is_float(value):
+        if field.type == "float" and not is_number(value):
             raise InvalidModelError(f"Forest.{field.name} must be a number, found {_shown(value)}")
         if field.type == "str" and not isinstance(value, str):
             raise InvalidModelError(f"Forest.{field.name} must be a string, found {_shown(value)}")
@@ -81,19 +81,8 @@ def _shown(value: Any) -> str:
         return type(value).__name__
 
 
-def _is_float(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        return False
-    try:
-        float(value)
-    except OverflowError:
-        return False
-    return True
-
-
 def _is_feature(f: Forest, feature: Any) -> bool:
-    whole = isinstance(feature, (int, np.integer)) and not isinstance(feature, bool)
-    return whole and 0 <= feature < f.n_features
+    return is_integer(feature) and 0 <= feature < f.n_features
 
 
 def _plain(value: Any) -> Any:
@@ -329,4 +318,4 @@ def _check_frame_categories(f: Forest, feature: Any, categories: Any) -> None:
 def _is_category(value: Any) -> bool:
     if isinstance(value, np.generic):
         value = value.item()
-    return isinstance(value, (str, bool)) or (_is_float(value) and bool(np.isfinite(float(value))))
+    return isinstance(value, (str, bool)) or is_finite(value)

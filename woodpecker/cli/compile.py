@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
-from ..files import check_output
 from .common import check_input, command, parse_options, parse_range, progress, size
 
 
@@ -52,8 +51,11 @@ def main(
     options = parse_options(option or [])
     rounds = parse_range(iteration_range)
     check_input(model)
-    check_output(output, model)
     import woodpecker
+
+    from ..runtime.files import check_output
+
+    check_output(output, model)
 
     taken = [name for name, p in signature(woodpecker.compile).parameters.items() if p.kind is not p.VAR_KEYWORD]
     if mistaken := [name for name in options if name in taken]:

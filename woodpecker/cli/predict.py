@@ -10,7 +10,6 @@ import numpy as np
 import typer
 
 from ..errors import InputError
-from ..files import check_output
 from .common import command, progress
 
 
@@ -47,15 +46,16 @@ def main(
       woodpecker predict model.so rows.npy -o leaves.npy --method apply
       woodpecker predict model.so rows.csv -o - | head
     """
-    if str(output) != "-":
-        check_output(output, artifact, data)
     import woodpecker
 
+    from ..runtime.files import check_output
     from ..runtime.loader import read_header
     from ..runtime.rows import InputSpec
     from .results import open_results
     from .tables import open_table
 
+    if str(output) != "-":
+        check_output(output, artifact, data)
     spec = InputSpec.from_json(read_header(artifact).manifest["input"])
     predictor = woodpecker.load(artifact, num_threads=num_threads)
     known = predictor.inspect()["methods"]

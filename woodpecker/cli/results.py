@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import InputError, MissingExtraError
-from ..files import atomic_path
 
 SUFFIXES = (".npy", ".csv", ".parquet")
 
@@ -43,6 +42,8 @@ def open_results(path: Path, names: Sequence[str]) -> Iterator[Sink]:
         raise InputError(f"{path} must end in one of {', '.join(SUFFIXES)}, or be - for CSV on the standard output")
     if str(path) == "-" and sys.stdout is None:
         raise OSError("the standard output is closed: name a file to write")
+    from ..runtime.files import atomic_path
+
     with contextlib.ExitStack() as stack:
         where: Any = sys.stdout.buffer if str(path) == "-" else stack.enter_context(atomic_path(path))
         sink: Sink = _NpySink(where) if suffix == ".npy" else _ArrowSink(where, suffix, names)

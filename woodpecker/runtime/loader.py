@@ -17,6 +17,7 @@ import tvm_ffi
 from ..errors import ArtifactError, InputError
 from . import format as fmt
 from . import machine, threads
+from .files import check_path
 from .predictor import Entry, Predictor, Program, make_predictor
 
 
@@ -44,16 +45,11 @@ def read_header(path: str | os.PathLike[str], *, verify: bool = False) -> fmt.He
 
 def _checked(path: Any) -> Path:
     """The path of a regular file or of nothing: opening a pipe would wait for a writer, maybe for ever."""
-    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
-    if not isinstance(name, str):
-        raise InputError(f"a path must be a str or an os.PathLike of str, found {type(name).__name__}")
-    try:
-        mode = os.stat(name).st_mode
-    except ValueError as error:  # a null character, or one that no file name of this system can hold
-        raise InputError(f"the path {name!r} can't be a file's: {error}") from None
+    checked = check_path(path)
+    mode = checked.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise ArtifactError(f"{name} is a device, pipe or socket, not an artifact")
-    return Path(name)
+        raise ArtifactError(f"{checked} is a device, pipe or socket, not an artifact: give the file that save() wrote")
+    return checked
 
 
 def _mapped_bytes(data: mmap.mmap) -> int:

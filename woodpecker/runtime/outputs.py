@@ -128,9 +128,9 @@ def check(kind: str, args: Mapping[str, Any], width: int, labels: Sequence[int],
         n_trees: T.
     """
     for name in ("subtract", "above", "at_least"):
-        if name in args and not _is_number(args[name]):
+        if name in args and not is_finite(args[name]):
             return f"has {name}={args[name]!r}, which is no finite number"
-    if "columns" in args and not (_is_index(args["columns"]) and 1 <= args["columns"] <= width):
+    if "columns" in args and not (is_integer(args["columns"]) and 1 <= args["columns"] <= width):
         return f"has columns={args['columns']!r}; it must be an integer from 1 to {width}"
     if "dtype" in args and not _is_dtype(args["dtype"]):
         return f"has dtype={args['dtype']!r}, which is not the name of a dtype of numbers"
@@ -139,7 +139,7 @@ def check(kind: str, args: Mapping[str, Any], width: int, labels: Sequence[int],
     if kind not in ("proba", "label"):
         return None
     groups = args.get("groups", [width])
-    if not isinstance(groups, (list, tuple)) or not all(_is_index(n) and n > 0 for n in groups):
+    if not isinstance(groups, (list, tuple)) or not all(is_integer(n) and n > 0 for n in groups):
         return f"has groups={groups!r}; they must be a list of positive integers"
     if sum(groups) != width:
         return f"has groups={groups!r}, and their sum must be the number of scores, {width}"
@@ -175,15 +175,25 @@ def _check_onehot(args: Mapping[str, Any], n_trees: int) -> str | None:
     return None
 
 
-def _is_index(value: Any) -> bool:
+def is_integer(value: Any) -> bool:
+    """Whether a value is an integer of Python or numpy, and no bool."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value is an integer or float of Python or numpy, and no bool, that fits a float64, or is not finite."""
+    if not is_integer(value) and not isinstance(value, (float, np.floating)):
+        return False
     try:
-        return isinstance(value, (int, float, np.integer, np.floating)) and bool(np.isfinite(float(value)))
+        float(value)
     except OverflowError:
         return False
+    return True
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a finite number; see `is_number`."""
+    return is_number(value) and bool(np.isfinite(float(value)))
 
 
 def _is_dtype(value: Any) -> bool:
