@@ -227,6 +227,25 @@ def tree_depth(forest: Forest) -> np.ndarray:
     return np.maximum.reduceat(node_depth(forest), forest.tree_offset[:-1])
 
 
+def leaf_depth(forest: Forest) -> tuple[np.ndarray, np.ndarray]:
+    """(T,) float64 each: the mean depth of the leaves that rows reach, and its standard deviation.
+
+    Rows are taken to fall into leaves by the training cover, or evenly where the model has none.
+    """
+    leaves = np.flatnonzero(forest.kind == LEAF)
+    tree = tree_of_node(forest)[leaves]
+    depth = node_depth(forest)[leaves].astype(np.float64)
+    # A cover is whatever the model file says.
+    weight = None if forest.cover is None else np.clip(np.nan_to_num(forest.cover[leaves]), 1e-9, 1e18)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        total = np.bincount(tree, weight, forest.n_trees)
+        return np.bincount(tree, values if weight is None else values * weight, forest.n_trees) / total
+
+    middle = mean(depth)
+    return middle, np.sqrt(mean((depth - middle[tree]) ** 2))
+
+
 def tree_leaves(forest: Forest) -> np.ndarray:
     """(T,) int64: leaves of each tree."""
     if forest.n_trees == 0:

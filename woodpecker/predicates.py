@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .errors import UnsupportedModelError
-from .forest import IN, LEAF, LT, MISSING_ZERO, Forest, tree_depth
+from .forest import IN, LEAF, LT, MISSING_ZERO, Forest, leaf_depth, tree_depth
 
 MAX_BITSET_WORDS = 2**26
 PIECE_BITS = 2**26
@@ -65,6 +65,7 @@ class Canonical:
         bitset: uint32 words; bit r of a node's bitset: rank r goes right. A missing value has rank n_bounds + 1.
         n_predicates: Distinct tests in the forest.
         depth: (T,) int32 depth of each tree.
+        leaf_depth: Mean and standard deviation of the depth that rows reach; see `woodpecker.forest.leaf_depth`.
     """
 
     forest: Forest
@@ -75,6 +76,7 @@ class Canonical:
     bitset: np.ndarray
     n_predicates: int
     depth: np.ndarray
+    leaf_depth: tuple[np.ndarray, np.ndarray]
 
     @property
     def max_depth(self) -> int:
@@ -168,6 +170,7 @@ def canonicalise(forest: Forest) -> Canonical:
         bitset=np.concatenate(words),
         n_predicates=int(columns.bound_offset[n_numeric]) + n_sets,
         depth=tree_depth(forest),
+        leaf_depth=leaf_depth(forest),
     )
 
 

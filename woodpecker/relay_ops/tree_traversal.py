@@ -57,20 +57,11 @@ def step_ns(canonical: Canonical) -> float:
 
 
 def expected_steps(canonical: Canonical) -> float:
-    """Steps of a row through all trees, where the slowest of the walks in flight counts.
-
-    Rows are taken to fall into leaves by the training cover, or evenly where the model has none.
-    """
-    forest = canonical.forest
-    leaves = np.flatnonzero(forest.kind == LEAF)
-    tree = tree_of_node(forest)[leaves]
-    depth = node_depth(forest)[leaves].astype(np.float64)
-    weight = np.ones(len(leaves)) if forest.cover is None else np.maximum(forest.cover[leaves], 1e-9)
-    moments = np.stack([np.bincount(tree, weight * depth**k, forest.n_trees) for k in range(3)])
-    _, mean, square = moments / moments[0]
+    """Steps of a row through all trees, where the slowest of the walks in flight counts."""
+    mean, deviation = canonical.leaf_depth
     # The largest of 16 normal variables lies 1.8 deviations above their mean.
-    slowest = np.minimum(mean + 1.8 * np.sqrt(np.maximum(square - mean**2, 0)), canonical.depth)
-    return float(slowest.sum()) + 2.0 * forest.n_trees
+    slowest = np.minimum(mean + 1.8 * deviation, canonical.depth)
+    return float(slowest.sum()) + 2.0 * canonical.forest.n_trees
 
 
 def sibling_order(canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:
