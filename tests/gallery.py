@@ -41,6 +41,12 @@ def member(feature: int, categories: Iterable[float], left: Node, right: Node, *
     return {"feature": feature, "op": "in", "categories": list(categories), "left": left, "right": right, **more}
 
 
+def small(**fields: Any) -> Forest:
+    """Tree 0: a leaf. Tree 1: nodes 0 (split), 1 (leaf), 2 (in), 3 (leaf), 4 (leaf)."""
+    below = member(1, [2, 5], leaf(2.0), leaf(3.0))
+    return from_nested([leaf(0.5), split(0, 1.5, leaf(1.0), below)], 2, **fields)
+
+
 def _grow(
     rng: np.random.Generator, depth: int, n_features: int, value: Callable[[], Any], op: str, points: Any
 ) -> Node:

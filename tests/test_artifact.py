@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import shutil
-import stat
 import struct
 import subprocess
 import sys
@@ -19,38 +18,15 @@ import pytest
 
 import woodpecker as wp
 from woodpecker import reference
-from woodpecker.errors import ArtifactError, InputError, TargetError, UnsupportedModelError
-from woodpecker.forest import Forest, Method
+from woodpecker.errors import ArtifactError, InputError, UnsupportedModelError
 from woodpecker.runtime.format import FORMAT, MAGIC
 from woodpecker.runtime.loader import read_header
 
-from .gallery import ALONE, FORESTS, NAMES, assert_agrees, compiled, grown, rows
+from .artifact_support import copy_fixture, forest_fixture, saved_fixture, stump_fixture  # noqa: F401
+from .gallery import ALONE, FORESTS, NAMES, assert_agrees, compiled, rows
 from .support import assert_bits_equal
 
 CRC_AT = 48
-
-
-@pytest.fixture(scope="module")
-def forest() -> Forest:
-    return grown(31, 8, 4, dtype=np.float32, base_score=0.5, methods={"predict": Method("value", "xgb_sigmoid")})
-
-
-@pytest.fixture(scope="module")
-def saved(forest, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("artifact") / "model.so"
-    wp.compile(forest, strategy="tree_traversal").save(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def stump() -> wp.Predictor:
-    tree = {"feature": 0, "op": "<", "threshold": 0.5, "left": {"value": 1.0}, "right": {"value": 2.0}}
-    return wp.compile(Forest.from_nested([tree], 2), strategy="gemm")
-
-
-@pytest.fixture
-def copy(saved, tmp_path) -> Path:
-    return Path(shutil.copy(saved, tmp_path / "copy.so"))
 
 
 @pytest.mark.parametrize(
@@ -124,176 +100,6 @@ def test_the_same_model_gives_the_same_bytes(forest, saved, tmp_path):
     )
     assert (tmp_path / "b.so").read_bytes() == saved.read_bytes()
     assert str(tmp_path).encode() not in saved.read_bytes()
-
-
-class TestSaving:
-    def left(self, folder: Path) -> list[str]:
-        return sorted(p.name for p in folder.iterdir())
-
-    def test_failing_compiler_leaves_nothing(self, forest, tmp_path, monkeypatch):
-        monkeypatch.setenv("CC", "false")
-        with pytest.raises(TargetError, match="the C compiler failed: false"):
-            wp.compile(forest).save(tmp_path / "m.so")
-        assert self.left(tmp_path) == []
-
-    def test_no_compiler(self, forest, tmp_path, monkeypatch):
-        monkeypatch.setenv("CC", "no-such-compiler -O2")
-        with pytest.raises(TargetError, match="needs a C compiler, and none was found: install gcc"):
-            wp.compile(forest).save(tmp_path / "m.so")
-
-    @pytest.mark.parametrize(
-        ("script", "message"),
-        [
-            ("#!/bin/sh\nexit 0\n", "the C compiler failed: .*\nexit code 0, no message"),
-            ("#!/bin/sh\nprintf '\\377 bad' >&2; exit 1\n", "the C compiler failed: .*\n\ufffd bad"),
-            ("#!/no/such/shell\n", "the C compiler can't be run: "),
-        ],
-        ids=["true", "bytes", "unusable"],
-    )
-    def test_odd_compilers(self, stump, tmp_path, monkeypatch, script, message):
-        (tmp_path / "cc").write_text(script)
-        (tmp_path / "cc").chmod(0o755)
-        monkeypatch.setenv("CC", str(tmp_path / "cc"))
-        with pytest.raises(TargetError, match=message):
-            stump.save(tmp_path / "m.so")
-        assert self.left(tmp_path) == ["cc"]
-
-    def test_compiler_that_is_no_command(self, stump, tmp_path, monkeypatch):
-        monkeypatch.setenv("CC", '"')
-        with pytest.raises(TargetError, match=r"CC holds .* which is no command: No closing quotation"):
-            stump.save(tmp_path / "m.so")
-
-    def test_compiler_beside_the_user(self, stump, tmp_path, monkeypatch):
-        (tmp_path / "cc").symlink_to(str(shutil.which("cc")))
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("CC", "./cc")
-        stump.save("m.so")
-        assert wp.load("m.so").n_trees_ == 1
-
-    def test_failing_compiler_keeps_the_old_file(self, forest, copy, monkeypatch):
-        before = copy.read_bytes()
-        monkeypatch.setenv("CC", "false")
-        with pytest.raises(TargetError):
-            wp.compile(forest).save(copy)
-        assert copy.read_bytes() == before
-
-    def test_folder(self, forest, tmp_path):
-        with pytest.raises(IsADirectoryError, match="is a directory: name a file"):
-            wp.compile(forest).save(tmp_path)
-        with pytest.raises(FileNotFoundError, match=r"there is no folder .*absent"):
-            wp.compile(forest).save(tmp_path / "absent" / "m.so")
-
-    def test_interrupted_replacement_leaves_nothing(self, forest, tmp_path, monkeypatch):
-        def fail(*_: object) -> None:
-            raise PermissionError("read-only file system")
-
-        monkeypatch.setattr(os, "replace", fail)
-        with pytest.raises(PermissionError):
-            wp.compile(forest).save(tmp_path / "m.so")
-        assert self.left(tmp_path) == []
-
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-    def test_unwritable_folder(self, forest, tmp_path):
-        tmp_path.chmod(0o500)
-        with pytest.raises(PermissionError):
-            wp.compile(forest).save(tmp_path / "m.so")
-
-    def test_odd_names_and_modes(self, forest, tmp_path):
-        path = tmp_path / "a model's name, with äöü.so"
-        old = os.umask(0o027)
-        try:
-            wp.compile(forest, strategy="tree_traversal").save(path)
-        finally:
-            os.umask(old)
-        assert stat.S_IMODE(path.stat().st_mode) == 0o750
-        assert self.left(tmp_path) == [path.name]
-        X = rows(forest, 30, 2, "float32")
-        assert_agrees(wp.load(str(path)), forest, X)
-
-    def test_special_files_are_not_replaced(self, stump, tmp_path):
-        os.mkfifo(tmp_path / "fifo.so")
-        (tmp_path / "link.so").symlink_to("fifo.so")
-        for name in ("fifo.so", "link.so"):
-            with pytest.raises(OSError, match=f"{name} is a device, pipe or socket"):
-                stump.save(tmp_path / name)
-        assert stat.S_ISFIFO((tmp_path / "fifo.so").stat().st_mode)
-        assert (tmp_path / "link.so").is_symlink()
-
-    def test_links_are_followed(self, stump, tmp_path):
-        for folder in ("data", "links"):
-            (tmp_path / folder).mkdir()
-        (tmp_path / "links" / "m.so").symlink_to("../data/m.so")
-        for _ in range(2):  # a link that leads nowhere yet, and one that leads to a file
-            stump.save(tmp_path / "links" / "m.so")
-            assert (tmp_path / "links" / "m.so").is_symlink()
-            assert not (tmp_path / "data" / "m.so").is_symlink()
-        assert self.left(tmp_path / "data") == self.left(tmp_path / "links") == ["m.so"]
-        assert wp.load(tmp_path / "links" / "m.so").n_trees_ == 1
-
-    def test_long_names(self, stump, tmp_path):
-        path = tmp_path / ("m" * 252 + ".so")
-        stump.save(path)
-        assert wp.load(path).n_trees_ == 1
-
-    @pytest.mark.parametrize("path", [None, 3, b"m.so", "a\0b", "\ud800.so"], ids=repr)
-    def test_no_paths(self, stump, path):
-        with pytest.raises(InputError, match="path"):
-            stump.save(path)
-
-    def test_callable_post_transform_is_not_shipped(self, forest, tmp_path):
-        with pytest.raises(UnsupportedModelError, match="callable post_transform"):
-            wp.compile(forest, post_transform=np.tanh).save(tmp_path / "m.so")
-
-
-class TestTargets:
-    @pytest.mark.parametrize(
-        ("target", "message"),
-        [
-            ({"mcpu": "i386"}, "'i386' has no 64-bit mode"),
-            ({"mcpu": "pentium4"}, "'pentium4' has no 64-bit mode"),
-            ({"mcpu": "yonah"}, "'yonah' has no 64-bit mode"),
-            ({"mcpu": "nonesuch"}, "knows no x86_64 CPU 'nonesuch'"),
-            ({"mattr": ["-64bit"]}, "'-64bit' takes away"),
-            ({"mattr": ["-sse2", "-sse"]}, "'-sse2' takes away"),
-            ({"mattr": ["+avx2,-64bit"]}, "found '\\+avx2,-64bit'"),
-            ({"mattr": ["+soft-float"]}, "'\\+soft-float' contradicts"),
-            ({"mattr": ["+nonsense"]}, "found '\\+nonsense'"),
-            ({"mattr": ["-nonsense"]}, "found '-nonsense'"),
-            ({"mattr": ["avx2"]}, "found 'avx2'"),
-            ({"mattr": [""]}, "found ''"),
-            ({"mattr": "+avx2"}, "mattr must be a list of strings"),
-            ({"mattr": [5]}, "mattr must be a list of strings"),
-            ({"mcpu": {}}, "mcpu must be a string, found dict"),
-            ({"mcpu": [1]}, "mcpu must be a string, found list"),
-            ({"cl-opt": 5}, "cl-opt must be a list of strings"),
-            ({"opt-level": "x"}, "opt-level must be an integer, found str"),
-            ({"mtriple": 5}, "mtriple must be a string, found int"),
-            ({"mtriple": "x86_64-linux-gnux32"}, "is for x86_64-linux-gnux32"),
-            ({"mtriple": "x86_64-pc-linux-code16"}, "is for x86_64-pc-linux-code16"),
-        ],
-        ids=repr,
-    )
-    def test_refused(self, target, message):
-        from woodpecker.targets import resolve
-
-        for spelling in ({"kind": "llvm", **target}, json.dumps({"kind": "llvm", **target})):
-            with pytest.raises(TargetError, match=message):
-                resolve(spelling)
-
-    @pytest.mark.parametrize("cpu", ["x86-64", "k8", "nocona", "generic"])
-    def test_the_oldest_cpus(self, cpu):
-        tree = {"feature": 0, "op": "<", "threshold": 0.5, "left": {"value": 1.0}, "right": {"value": 2.0}}
-        target = {"kind": "llvm", "mcpu": cpu, "mtriple": "x86_64-unknown-linux-gnu"}
-        predictor = wp.compile(Forest.from_nested([tree], 2), strategy="gemm", target=target)
-        assert predictor.predict_raw(np.array([[0.0, 0.0], [1.0, 0.0]])).tolist() == [[1.0], [2.0]]
-
-    def test_features_of_a_target_object(self):
-        import tvm
-
-        from woodpecker.targets import resolve
-
-        resolved = resolve(tvm.target.Target({"kind": "llvm", "mcpu": "x86-64-v3", "mattr": ["-avx2", "+gfni"]}))
-        assert {"avx", "gfni"} <= set(resolved.features) and "avx2" not in resolved.features
 
 
 class TestDamage:
