@@ -133,10 +133,14 @@ def _outputs() -> Forest:
 
 
 def _ranked() -> Forest:
-    """Columns at the ends of what bitslice ranks by search: 255, 256, 100 and 99 bounds."""
-    counts = enumerate((255, 256, 100, 99))
-    stumps = [split(f, i - 100.5, leaf(0.01 * i), leaf(-0.7 * f)) for f, n in counts for i in range(n)]
-    return from_nested(stumps, 4, dtype=np.float32, base_score=0.1)
+    """Columns at the ends of what bitslice ranks by search: every depth of the search, more than one piece, too few."""
+    counts = (255, 256, 264, 265, 9, 10, 15, 16, 31, 32, 63, 64, 127, 128, 600)
+    stumps = [
+        split(f, i - n // 2 - 0.5, leaf(0.01 * i), leaf(-0.7 * f), missing=("left", "right")[f % 2])
+        for f, n in enumerate(counts)
+        for i in range(n)
+    ]
+    return from_nested(stumps, len(counts), dtype=np.float32, base_score=0.1)
 
 
 FORESTS: dict[str, Callable[[], Forest]] = {

@@ -60,7 +60,7 @@ def cost(canonical: Canonical, rows: int) -> float:
     return step_ns * steps * cold + COLUMN_NS * len(canonical.columns)
 
 
-def _heap(canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:
+def heap(canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:
     """(inner, leaves): the IR node at each heap place, (T, 2**D - 1) and (T, 2**D). A node below a leaf is the leaf."""
     forest, depth = canonical.forest, canonical.max_depth
     base = forest.tree_offset[:-1][:, None]
@@ -85,7 +85,7 @@ def _together(table: np.ndarray, trees: int) -> np.ndarray:
 def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
     """Heap tables."""
     forest, columns, trees = canonical.forest, canonical.columns, options["trees"]
-    node = _together(_heap(canonical)[0], trees)
+    node = _together(heap(canonical)[0], trees)
     column = np.where(forest.kind[node] == LEAF, len(columns), canonical.node_column[node]).astype(np.uint32)
     bound = canonical.node_bound[node]  # -1 takes the one that is appended
     bound32 = np.append(columns.bound32, np.float32(np.inf))[bound]
@@ -99,7 +99,7 @@ def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
 
 def positions(canonical: Canonical, layout: Layout) -> np.ndarray:
     """(T, padded to whole groups, times 2**D) int64: the IR's leaf at each position; -1: none."""
-    leaves = _heap(canonical)[1]
+    leaves = heap(canonical)[1]
     padding = -len(leaves) % layout.constants["trees"]
     return np.pad(leaves, ((0, padding), (0, 0)), constant_values=-1).reshape(-1)
 

@@ -41,7 +41,7 @@ from ..runtime.format import round_up
 from . import cpu_bitslice, cpu_columns
 from .cpu_bitslice import BYTE_PLANES
 from .cpu_strategies import LANES, PROLOGUES, SCRATCH, STRATEGIES, trees_of
-from .tir import ITEMSIZE, Frame, arguments, const, new_frame, read_only_views, register, rows_of, scratch_view
+from .tir import Frame, arguments, const, new_frame, read_only_views, register, rows_of, scratch_view
 
 V_BYTES = 128 * 1024
 """Column values of a row block should stay in the second-level cache beside a tree's tables."""
@@ -68,10 +68,13 @@ def lay_out(canonical: Canonical, plan: Sequence[Step], features: Collection[str
             layout |= aggregate.prepare(canonical, module.positions(canonical, layout), layout.flags)
             if step.strategy == bitslice.NAME:
                 layout |= cpu_bitslice.target_stages(layout, features)
+                layout |= cpu_columns.squares(canonical, shared, cpu_bitslice.COLUMNS, features)
             tables[key] = layout
         layout = tables[key]
         if step.strategy in WALKING:
             layout |= Layout({}, {}, step.options, frozenset())
+            if step.options["interleave"] % cpu_columns.ROWS_AT_ONCE == 0:
+                layout |= cpu_columns.squares(canonical, shared, len(canonical.columns) + 1, features)
         layouts.append(layout | _places(layout, step))
     scratch = {"scratch_bytes": max(layout.scalars["scratch_bytes"] for layout in layouts)}
     return tuple(layout | Layout(scratch, {}, {}, frozenset()) for layout in layouts)
@@ -81,7 +84,7 @@ def _places(layout: Layout, step: Step) -> Layout:
     """The row block and the places in scratch, for the wider of both input dtypes."""
     width = layout.scalars["n_columns"] + 1
     if step.strategy in PROLOGUES:
-        width = max(cpu_bitslice.COLUMNS, layout.scalars["n_columns"] - layout.scalars["n_numeric"])
+        width = max(cpu_bitslice.COLUMNS + 1, layout.scalars["n_columns"] - layout.scalars["n_numeric"])
     rows = LANES[step.strategy](layout)
     if step.strategy not in PROLOGUES:  # a prologue works on one group
         rows = max(rows, min(MAX_BLOCK, max(MIN_BLOCK, V_BYTES // (4 * width))) // rows * rows)
@@ -154,7 +157,12 @@ def _row_blocks(frame: Frame, kind: str, begin: Expr, end: Expr, scratch: Expr) 
         if signature.strategy in PROLOGUES:
 
             def fill(begin: Expr, end: Expr, categorical: bool) -> None:
-                cpu_columns.columns(frame, row, cpu_columns.round_rows(count), begin, end, begin, categorical)
+                rows = cpu_columns.round_rows(count)
+                if "squares" in signature.flags and not categorical:
+                    tile = const(cpu_bitslice.COLUMNS)
+                    cpu_columns.fill_squares(frame, row, rows, tirx.truncdiv(begin, tile), begin, tile)
+                else:
+                    cpu_columns.columns(frame, row, rows, begin, end, begin, categorical)
 
             PROLOGUES[signature.strategy](frame, fill)
         else:
@@ -246,9 +254,7 @@ def _raw_scores(frame: Frame, sums: Any, first: Expr, row: Callable[[Expr], Expr
             with TB.serial(0, groups) as group:
                 STRATEGIES[frame.signature.strategy](frame, t * const(frame.trees), group, sink)
     with TB.serial(0, count) as r, TB.serial(0, n_outputs) as k:
-        total = sums[
-            place(cpu_bitslice.shuffled(r, ITEMSIZE[frame.signature.acc_dtype]) if BYTE_PLANES in flags else r, k)
-        ]
+        total = sums[place(cpu_bitslice.sum_place(frame, r) if BYTE_PLANES in flags else r, k)]
         value = total / tables["divisor"][0] if "divide" in flags else total
         TB.buffer_store(frame.arguments.out, value, [first + tirx.Cast("int64", r), tirx.Cast("int64", k)])
 

@@ -26,12 +26,20 @@ COLUMNS = 64
 AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 BYTE_PLANES = "byte_planes"
 """The flag of layouts whose leaf values are byte planes."""
+BIT_MATRICES = "bit_matrices"
+"""The flag of layouts whose leaf numbers come from their bit planes by GFNI."""
 
 
 def target_stages(layout: Layout, features: Collection[str]) -> Layout:
     """The tables of the stages that need features of the target, where it has them and the forest allows them."""
-    stages = _heaps(layout) if set(features) >= AVX512 else Layout({}, {}, {}, frozenset())
-    vbmi = set(features) >= {*AVX512, "avx512vbmi"}
+    wide = set(features) >= AVX512
+    stages = _heaps(layout) if wide else Layout({}, {}, {}, frozenset())
+    if "perfect" in layout.flags:
+        words = 8 if wide else 4 if "avx2" in features else 2
+        stages |= Layout({}, {}, {"mask_words": words}, frozenset())
+    if set(features) >= {*AVX512, "gfni"}:
+        stages |= Layout({}, {}, {}, frozenset({BIT_MATRICES}))
+    vbmi = set(features) >= {*AVX512, "avx512vbmi", "gfni"}
     if vbmi and layout.constants["bits"] <= 8 and not {"vector", "linear"} & layout.flags:
         stages |= _byte_planes(layout)
     return stages
@@ -47,20 +55,25 @@ def _byte_planes(layout: Layout) -> Layout:
 
 
 def _heaps(layout: Layout) -> Layout:
-    """The float32 bounds of each ranked column as a search heap: 1 is the root, 2 i and 2 i + 1 the children of i."""
-    rows, offset = layout.tables["predicate_row"], layout.tables["predicate_offset"]
-    ranked = (np.diff(rows) == bitslice.RANKS) & (np.diff(offset) >= bitslice.MIN_RANKED)
+    """The float32 bounds of each ranked piece as a search heap of as few levels as hold them: 1 is the root, 2 i and
+    2 i + 1 the children of i. What is left of the last level is infinity, which only NaN exceeds."""
+    rows, offset, bound = (layout.tables[name] for name in ("piece_row", "piece_bound", "bound32"))
+    ranked = np.diff(rows) > np.diff(offset)
     if not ranked.any():
         return Layout({}, {}, {}, frozenset())
     heaps = np.full((int(ranked.sum()), 256), np.float32(np.inf))
-    for heap, column in zip(heaps, np.flatnonzero(ranked), strict=True):
-        bounds = np.full(bitslice.RANKS, np.float32(np.inf))
-        bounds[: offset[column + 1] - offset[column]] = layout.tables["bound32"][offset[column] : offset[column + 1]]
-        for level in range(8):
-            step = 2 ** (7 - level)
-            heap[2**level : 2 ** (level + 1)] = bounds[step - 1 :: 2 * step]
+    levels = np.zeros(len(ranked), np.int32)
+    for heap, piece in zip(heaps, np.flatnonzero(ranked), strict=True):
+        own = bound[offset[piece] : offset[piece + 1]]
+        levels[piece] = len(own).bit_length()
+        padded = np.full(2 ** levels[piece] - 1, np.float32(np.inf))
+        padded[: len(own)] = own
+        for level in range(levels[piece]):
+            step = 2 ** (levels[piece] - 1 - level)
+            heap[2**level : 2 ** (level + 1)] = padded[step - 1 :: 2 * step]
     number = np.where(ranked, np.cumsum(ranked) - 1, -1).astype(np.int32)
-    return Layout({}, {"heap": heaps.reshape(-1), "heap_number": number}, {}, frozenset({"heaps"}))
+    tables = {"heap": heaps.reshape(-1), "heap_number": number, "heap_levels": levels}
+    return Layout({}, tables, {}, frozenset({"heaps"}))
 
 
 def scratch_bytes(layout: Layout) -> int:
@@ -92,46 +105,48 @@ def masks(frame: Frame, fill: Fill) -> None:
     for row, bits in ((bitslice.ZEROS, 0), (bitslice.ONES, 2**64 - 1)):
         TB.buffer_store(M, tirx.Broadcast(tirx.const(bits, "uint64"), WORDS), [_row(const(row))])
     first, n_numeric = frame.scalar("first_predicate"), frame.scalar("n_numeric")
-    offset = tables["predicate_offset"]
     searched = "heaps" in frame.signature.flags and frame.value_dtype == "float32"
     with TB.serial(0, tirx.truncdiv(n_numeric + const(COLUMNS - 1), const(COLUMNS))) as some:
         begin = register(some * const(COLUMNS))
         end = register(tirx.min(begin + const(COLUMNS), n_numeric))
         fill(begin, end, False)
         with TB.serial(begin, end) as column:
-            row = register(first + tables["predicate_row"][column])
-            if searched:
-                heap = register(tables["heap_number"][column])
-                with TB.If(heap >= const(0)):
-                    with TB.Then():
-                        _rank_planes(frame, column - begin, heap)
-                        _masks_of_ranks(frame, M, row)
-                    with TB.Else():
-                        _compare(frame, M, column - begin, row, offset[column], offset[column + const(1)])
-            else:
-                _compare(frame, M, column - begin, row, offset[column], offset[column + const(1)])
+            bounds = tables["column_piece"]
+            with TB.serial(bounds[column], bounds[column + const(1)]) as piece:
+                row = register(first + tables["piece_row"][piece])
+                start = register(tables["piece_bound"][piece])
+                count = register(tables["piece_bound"][piece + const(1)] - start)
+                if searched:
+                    heap, levels = register(tables["heap_number"][piece]), register(tables["heap_levels"][piece])
+                    with TB.If(heap >= const(0)):
+                        with TB.Then():
+                            _rank_planes(frame, column - begin, heap, levels)
+                            _masks_of_ranks(frame, M, row, count, levels)
+                        with TB.Else():
+                            _compare(frame, M, column - begin, row, start, count)
+                else:
+                    _compare(frame, M, column - begin, row, start, count)
     if "member" in tables:
         fill(n_numeric, frame.scalar("n_columns"), True)
-        _category_masks(frame, M, first + tables["predicate_row"][n_numeric])
+        _category_masks(frame, M, first + tables["piece_row"][tables["column_piece"][n_numeric]])
 
 
-def _compare(frame: Frame, M: Any, column: Expr, row: Expr, begin: Expr, end: Expr) -> None:
+def _compare(frame: Frame, M: Any, column: Expr, row: Expr, begin: Expr, count: Expr) -> None:
     """One by one: 64 rows a comparison."""
-    start = register(begin)
     place = register(frame.place(column, const(0), const(0)))
-    with TB.serial(0, end - start) as i:
-        bound = tirx.Broadcast(register(frame.tables["bound"][start + i]), 64)
+    with TB.serial(0, count) as i:
+        bound = tirx.Broadcast(register(frame.tables["bound"][begin + i]), 64)
         for g in range(WORDS):
             values = frame.V[tirx.Ramp(place + const(64 * g, "int64"), const(1, "int64"), 64)]
             word = tirx.call_intrin("uint64", "tirx.reinterpret", values <= bound)
             TB.buffer_store(M, word, [(row + i) * const(WORDS) + const(g)])
 
 
-def _rank_planes(frame: Frame, column: Expr, heap: Expr) -> None:
-    """The ranks of a column as eight bit planes, the highest bit first, in the spare rows.
+def _rank_planes(frame: Frame, column: Expr, heap: Expr, levels: Expr) -> None:
+    """The ranks of a column within a piece as bit planes, the highest bit first, in the spare rows.
 
     i = 1                                               # 16 rows at once, the heap in 16 registers
-    repeat 8 times:  c = not (V <= heap[i]);  next plane = c;  i = 2 i + c
+    repeat `levels` times:  c = not (V <= heap[i]);  next plane = c;  i = 2 i + c
     """
     planes = scratch_view(frame, "uint16", _spare_rows(frame))
     table = [
@@ -149,9 +164,9 @@ def _rank_planes(frame: Frame, column: Expr, heap: Expr) -> None:
     with TB.serial(0, bitslice.ROWS // 16) as g:
         place = frame.place(column, const(0), g * const(16))
         x = vector_register(frame.V[tirx.Ramp(place, const(1, "int64"), 16)])
-        at = vector_register(tirx.Broadcast(const(1), 16))
         left: list[Expr] = []
-        for level in range(8):
+
+        def search(level: int, at: Expr) -> None:
             if level < 4:
                 bound = one(0, at)
             elif level == 4:
@@ -167,31 +182,50 @@ def _rank_planes(frame: Frame, column: Expr, heap: Expr) -> None:
             left.append(x <= vector_register(bound))
             word = tirx.call_intrin("uint16", "tirx.reinterpret", left[level])
             TB.buffer_store(planes, word ^ const(65535, "uint16"), [const(level * (bitslice.ROWS // 16)) + g])
-            if level < 7:
-                zeros, ones = (tirx.Broadcast(const(v), 16) for v in (0, 1))
-                at = vector_register(at + at + tirx.Select(left[level], zeros, ones))
+            if level == MAX_LEVELS - 1:
+                return
+            zeros, ones = (tirx.Broadcast(const(v), 16) for v in (0, 1))
+            below = vector_register(at + at + tirx.Select(left[level], zeros, ones))
+            if level + 1 < MIN_LEVELS:
+                search(level + 1, below)
+            else:
+                with TB.If(levels > const(level + 1)), TB.Then():
+                    search(level + 1, below)
+
+        search(0, vector_register(tirx.Broadcast(const(1), 16)))
 
 
-def _masks_of_ranks(frame: Frame, M: Any, row: Expr) -> None:
-    """All 255 masks "rank <= k" of a column from the bit planes of the rank, one operation each.
+MAX_LEVELS, MIN_LEVELS = bitslice.RANKS.bit_length(), bitslice.MIN_RANKED.bit_length()
 
-    With 255 bounds in order, k = (2 j + 1) * s - 1 is decided by the bit of weight s where the higher bits have not:
+
+def _masks_of_ranks(frame: Frame, M: Any, row: Expr, count: Expr, levels: Expr) -> None:
+    """All masks L[k], "rank <= k", of a piece of ``count`` bounds from the bit planes of the rank, an operation each.
+
+    k = (2 j + 1) * s - 1 is decided by the bit of weight s where the higher bits have not:
         L[k] = L[k + s] & (L[k - s] | ~bit)
+    L[count] stands for every k from there on: "some bit is 0", which leaves out NaN. Where the tree is full, so are the
+    bits of a value beyond the last bound; the operation is right all the same.
     """
     planes = scratch_view(frame, "uint64", _spare_rows(frame))
     ones = tirx.Broadcast(tirx.const(2**64 - 1, "uint64"), WORDS)
-    for level in range(8):
-        step = 2 ** (7 - level)
-        clear = vector_register(planes[_row(const(level))] ^ ones)
-        if level == 0:
-            TB.buffer_store(M, clear, [_row(row + const(step - 1))])
-            continue
-        first, last = step - 1, 255 - step
-        TB.buffer_store(M, M[_row(row + const(first + step))] & clear, [_row(row + const(first))])
-        with TB.serial(1, 2**level - 1) as j:
-            k = row + (j * const(2) + const(1)) * const(step) - const(1)
-            TB.buffer_store(M, M[_row(k + const(step))] & (M[_row(k - const(step))] | clear), [_row(k)])
-        TB.buffer_store(M, M[_row(row + const(last - step))] | clear, [_row(row + const(last))])
+    every = tirx.Ramp(const(0), const(1), WORDS)
+    common = TB.alloc_buffer((WORDS,), "uint64", scope="global")
+    TB.buffer_store(common, ones, [every])
+    with TB.serial(0, levels) as level:
+        TB.buffer_store(common, common[every] & planes[_row(level)], [every])
+    TB.buffer_store(M, common[every] ^ ones, [_row(row + count)])
+    with TB.serial(0, levels) as level:
+        step = register(const(1) << (levels - const(1) - level))
+        clear = vector_register(planes[_row(level)] ^ ones)
+
+        def above(k: Expr, step: Expr = step) -> Expr:
+            return M[_row(row + tirx.min(k + step, count))]
+
+        first = step - const(1)
+        TB.buffer_store(M, above(first) & clear, [_row(row + first)])
+        with TB.serial(1, (count + step) >> (levels - level)) as j:
+            k = register((j * const(2) + const(1)) * step - const(1))
+            TB.buffer_store(M, above(k) & (M[_row(row + k - step)] | clear), [_row(row + k)])
 
 
 def _category_masks(frame: Frame, M: Any, first: Expr) -> None:
@@ -219,7 +253,10 @@ def _category_masks(frame: Frame, M: Any, first: Expr) -> None:
 
 
 def _run(frame: Frame, t: Expr) -> None:
-    """for each operation of tree t:   M[result] = M[right] ^ (M[select] & (M[left] ^ M[right]))"""
+    """The bits of the leaf numbers in tree t at M[FIRST] ..
+
+    for each operation of tree t:   M[result] = M[right] ^ (M[select] & (M[left] ^ M[right]))
+    """
     M = scratch_view(frame, "uint64", frame.extra)
     offset = frame.tables["operation_offset"]
     with TB.serial(offset[t], offset[t + const(1)]) as i:
@@ -230,13 +267,39 @@ def _run(frame: Frame, t: Expr) -> None:
         TB.buffer_store(M, b ^ (M[_row(select)] & (a ^ b)), [_row(result)])
 
 
-def _numbers(frame: Frame, g: Expr, byte: int) -> Expr:
-    """One byte of the leaf numbers of 64 rows, uint8x64: bit planes to bytes."""
+def _perfect(frame: Frame, t: Expr) -> list[Expr] | None:
+    """The bits of the leaf numbers in padded tree t, the lowest first, for all rows.
+
+    bits(i) = M[row of i]                                                           at the last level
+            = (bits(2 i + 1) ^ (M & (bits(2 i) ^ bits(2 i + 1))), M)                above, M = M[row of i]
+
+    They stay in registers for GFNI; else they are stored, as many words at a time as a register holds.
+    """
+    depth, words = frame.signature.constant("bits"), frame.signature.constant("mask_words")
     M = scratch_view(frame, "uint64", frame.extra)
-    bits = frame.signature.constant("bits")
-    total = None
-    for bit in range(8 * byte, min(bits, 8 * byte + 8)):
-        plane = M[const((bitslice.FIRST + bit) * WORDS) + g]
+    heap = register(t << const(depth))
+
+    def bits(i: int, height: int, word: Expr) -> list[Expr]:
+        below = list(zip(*(bits(2 * i + side, height - 1, word) for side in (0, 1)), strict=True)) if height > 1 else []
+        row = tirx.Cast("int32", frame.tables["heap_row"][heap + const(i)])
+        mask = vector_register(M[tirx.Ramp(row * const(WORDS) + word, const(1), words)])
+        return [*(vector_register(right ^ (mask & (left ^ right))) for left, right in below), mask]
+
+    if BIT_MATRICES in frame.signature.flags:
+        return bits(1, depth, const(0))
+    with TB.serial(0, WORDS // words) as part:
+        word = register(part * const(words))
+        for bit, value in enumerate(bits(1, depth, word)):
+            at = tirx.Ramp(const((bitslice.FIRST + bit) * WORDS) + word, const(1), words)
+            TB.buffer_store(M, value, [at])
+    return None
+
+
+def _expanded(frame: Frame, byte: int, g: int) -> Expr:
+    """One byte of the leaf numbers of 64 rows, uint8x64, from the bits at M[FIRST] .."""
+    M, total = scratch_view(frame, "uint64", frame.extra), None
+    for bit in range(8 * byte, min(frame.signature.constant("bits"), 8 * byte + 8)):
+        plane = M[const((bitslice.FIRST + bit) * WORDS + g)]
         chosen = tirx.call_intrin("boolx64", "tirx.reinterpret", plane)
         one, zero = (tirx.Broadcast(const(v, "uint8"), 64) for v in (1 << (bit - 8 * byte), 0))
         part = tirx.Select(chosen, one, zero)
@@ -244,35 +307,65 @@ def _numbers(frame: Frame, g: Expr, byte: int) -> Expr:
     return total
 
 
-def circuits(frame: Frame, t: Expr, group: Expr, sink: Sink) -> None:
-    """
-    for each operation of tree t:   M[result] = M[right] ^ (M[select] & (M[left] ^ M[right]))
-    number[0..512] = the bits at M[FIRST] .. as one or two bytes a row
+def _numbers(frame: Frame, t: Expr) -> list[list[Expr]]:
+    """The bytes of the leaf numbers of all rows in tree t, the lowest first, each as eight uint8x64; row r stands at
+    `_numbered`.
+
+    With GFNI: eight planes' bytes, interleaved, are 8 x 8 bit matrices, one for eight rows, and
+    GF2P8AFFINEQB with the identity transposes them.
     """
     bits = frame.signature.constant("bits")
-    _run(frame, t)
+    planes = _perfect(frame, t) if "perfect" in frame.signature.flags else _run(frame, t)
+    if BIT_MATRICES not in frame.signature.flags:
+        return [[_expanded(frame, byte, g) for g in range(WORDS)] for byte in range((bits + 7) // 8)]
+    if planes is None:
+        M = scratch_view(frame, "uint64", frame.extra)
+        planes = [M[_row(const(bitslice.FIRST + bit))] for bit in range(bits)]
+    rows = [vector_register(tirx.reinterpret("uint8x64", plane)) for plane in planes]
+    zeros = tirx.Broadcast(const(0, "uint8"), 64)
+    identity = tirx.reinterpret("uint8x64", tirx.Broadcast(tirx.const(0x8040201008040201, "uint64"), 8))
+
+    def transposed(matrix: Expr) -> Expr:
+        name = "llvm.x86.vgf2p8affineqb.512"
+        return tirx.call_llvm_pure_intrin("uint8x64", name, identity, matrix, const(0, "int8"))
+
+    bytes_of = (rows[i : i + 8] for i in range(0, bits, 8))
+    return [[transposed(m) for m in _interleave([*some, *[zeros] * (8 - len(some))][::-1])] for some in bytes_of]
+
+
+def _numbered(frame: Frame, r: Expr) -> Expr:
+    """Where the leaf number of row r stands among `_numbers`."""
+    if BIT_MATRICES not in frame.signature.flags:
+        return r
+    return shuffled(r >> const(3), 8) * const(8) + (r & const(7))
+
+
+def circuits(frame: Frame, t: Expr, group: Expr, sink: Sink) -> None:
+    """
+    number[0..512] = the leaf numbers in tree t                     # one or two bytes a row
+    each row goes to the sink with its number
+    """
+    bits = frame.signature.constant("bits")
     numbers = scratch_view(frame, "uint8", _spare_rows(frame))
-    for byte in range((bits + 7) // 8):
-        with TB.serial(0, WORDS) as g:
-            at = const(byte * bitslice.ROWS) + g * const(64)
-            TB.buffer_store(numbers, _numbers(frame, g, byte), [tirx.Ramp(at, const(1), 64)])
+    for byte, parts in enumerate(_numbers(frame, t)):
+        for g, some in enumerate(parts):
+            TB.buffer_store(numbers, some, [tirx.Ramp(const(byte * bitslice.ROWS + g * 64), const(1), 64)])
     first = register(group * const(bitslice.ROWS))
     base = register(t << const(bits))
     with TB.serial(0, bitslice.ROWS) as r:
-        number = tirx.Cast("int32", numbers[r])
+        at = register(_numbered(frame, r))
+        number = tirx.Cast("int32", numbers[at])
         if bits > 8:
-            number = number + tirx.Cast("int32", numbers[r + const(bitslice.ROWS)]) * const(256)
+            number = number + tirx.Cast("int32", numbers[at + const(bitslice.ROWS)]) * const(256)
         sink(t, first + r, register(base + number))
 
 
 def add_by_byte_planes(frame: Frame, t: Expr, sums: Any) -> None:
     """
-    run the circuit of tree t
     for each 64 rows:
         byte[b] = planes[t, b][number[0..64]]                       # for each byte b of a leaf value
         sums[output[t], shuffled rows] += the bytes, interleaved
     """
-    _run(frame, t)
     dtype = frame.signature.acc_dtype
     size, entries = ITEMSIZE[dtype], max(64, 2 ** frame.signature.constant("bits"))
     lanes = 64 // size
@@ -283,13 +376,18 @@ def add_by_byte_planes(frame: Frame, t: Expr, sums: Any) -> None:
         for b in range(size)
     ]
     column = register(frame.by_column(frame.tables["tree_output"][t], const(0)))
-    with TB.serial(0, WORDS) as g:
-        number = vector_register(_numbers(frame, g, 0))
+    for g, numbers in enumerate(_numbers(frame, t)[0]):
+        number = vector_register(numbers)
         looked_up = [vector_register(_look_up(part, number)) for part in parts]
         for j, vector in enumerate(_interleave(looked_up)):
-            at = tirx.Ramp(column + g * const(64) + const(j * lanes), const(1), lanes)
+            at = tirx.Ramp(column + const(g * 64 + j * lanes), const(1), lanes)
             value = tirx.reinterpret(f"{dtype}x{lanes}", vector)
             TB.buffer_store(sums, sums[at] + value, [at])
+
+
+def sum_place(frame: Frame, r: Expr) -> Expr:
+    """Where the sum of row r of a block stands after `add_by_byte_planes`."""
+    return shuffled(_numbered(frame, r), ITEMSIZE[frame.signature.acc_dtype])
 
 
 def _look_up(parts: Sequence[Expr], number: Expr) -> Expr:
