@@ -1,0 +1,72 @@
+"""CPU levels: one model's code for several CPUs, of which `load` chooses. A lone target is one level.
+
+Each level has a plan, tables and code of its own, because a target's features decide on all of them. Their
+directories follow one another in the model blob, where tables that levels have in common are stored once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .layout import Layout, Signature, signature
+from .predicates import Canonical
+from .relay_ops.plan import Step, make_plan
+from .schedules.cpu import lay_out, tables_of
+from .targets import CpuTarget
+
+
+@dataclass(frozen=True)
+class Level:
+    """What runs on the CPUs of one target.
+
+    Args:
+        target: The target.
+        suffix: What the names of its entries end in; "" for a lone level.
+        first_directory: The number of its first directory in the model blob; it has one a step of the plan.
+        plan: Its plan.
+        layouts: The numbers of each step.
+        signatures: What the code of each step is specialised on.
+    """
+
+    target: CpuTarget
+    suffix: str
+    first_directory: int
+    plan: tuple[Step, ...]
+    layouts: tuple[Layout, ...]
+    signatures: tuple[Signature, ...]
+
+    @property
+    def row_block(self) -> int:
+        """Rows that are computed together."""
+        return self.layouts[-1].scalars["row_block"]
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of scratch that a task needs."""
+        return self.layouts[-1].scalars["scratch_bytes"]
+
+
+def make_levels(
+    canonical: Canonical, targets: Sequence[CpuTarget], strategy: str, options: Mapping[str, Any]
+) -> tuple[Level, ...]:
+    """A level for each target: plan, then tables, then what code depends on.
+
+    Raises:
+        StrategyError: see `make_plan`.
+    """
+    forest = canonical.forest
+    tables = tables_of(canonical)
+    levels: list[Level] = []
+    for number, target in enumerate(targets):
+        plan = make_plan(canonical, strategy, options)
+        layouts = lay_out(tables, plan, target.features)
+        signatures = tuple(
+            signature(layout, step.strategy, forest.input_dtype, str(forest.values.dtype))
+            for layout, step in zip(layouts, plan, strict=True)
+        )
+        suffix = f"_level{number}" if len(targets) > 1 else ""
+        first_directory = sum(len(level.plan) for level in levels)
+        levels.append(Level(target, suffix, first_directory, plan, layouts, signatures))
+    return tuple(levels)
