@@ -61,13 +61,13 @@ def choose(targets: Sequence[Mapping[str, Any]]) -> int | None:
     """
     able = [i for i, target in enumerate(targets) if runs(target)]
     wanted = os.environ.get(LEVEL_VARIABLE, "").strip()
-    if wanted and len(targets) > 1:
+    if wanted and len(targets) > 1 and _is_platform(targets[0]):
         names = [target["name"] for target in targets]
         if wanted not in names:
             raise InputError(f"{LEVEL_VARIABLE} is {wanted!r}; the CPU levels of this model are {', '.join(names)}")
         level = names.index(wanted)
         if level not in able:
-            absent = ", ".join(_absent(targets[level])) or "its platform"
+            absent = ", ".join(_absent(targets[level]))
             raise InputError(f"{LEVEL_VARIABLE} is {wanted!r}, which can't run here: this machine lacks {absent}")
         return level
     if not able:
@@ -86,12 +86,12 @@ def check(targets: Sequence[Mapping[str, Any]], path: str) -> int:
     level = choose(targets)
     if level is not None:
         return level
-    if not any(map(_is_platform, targets)):
+    if not _is_platform(targets[0]):  # all levels have one platform
         raise ArtifactError(
             f"{path} was compiled for {targets[0]['machine']} on {targets[0]['system']}; this is {machine()} on "
             f"{sys.platform}. Compile the model for this machine"
         )
-    nearest = min(filter(_is_platform, targets), key=lambda target: len(_absent(target)))
+    nearest = min(targets, key=lambda target: len(_absent(target)))
     raise ArtifactError(
         f"{path} was compiled for a {' or a '.join(target['cpu'] for target in targets)} and needs "
         f"{'at least ' if len(targets) > 1 else ''}{', '.join(_absent(nearest))}, which this CPU has not. "
