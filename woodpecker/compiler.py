@@ -61,7 +61,6 @@ def compile(
     threads.resolve(num_threads)
     tvm = import_tvm()
     from .build import export, jit
-    from .layout import directory
     from .levels import make_levels
     from .manifest import build_manifest, link_stages
     from .relay_ops.relax import build_module
@@ -73,10 +72,9 @@ def compile(
     forest = _with_post_transform(_with_precision(forest, precision), post_transform)
 
     canonical = canonicalise(forest)
-    levels = make_levels(canonical, targets, strategy, strategy_options)  # plan, tables, signatures of each
+    levels, directories = make_levels(canonical, targets, strategy, strategy_options)
     links = link_stages(forest)
 
-    directories = [directory(*step) for level in levels for step in zip(level.layouts, level.signatures, strict=True)]
     manifest = build_manifest(canonical, levels, "", tvm.__version__)
     manifest["prefix"] = f"wp_{_digest(pack(directories, manifest))}"
     blob = pack(directories, manifest)

@@ -10,48 +10,41 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .layout import Layout, Signature, signature
+from .layout import Signature, directory, signature
 from .predicates import Canonical
 from .relay_ops.plan import Step, make_plan
+from .runtime.format import Directory
 from .schedules.cpu import lay_out, tables_of
 from .targets import CpuTarget
 
 
 @dataclass(frozen=True)
 class Level:
-    """What runs on the CPUs of one target.
+    """What runs on the CPUs of one target. Holds no tables: it lives as long as the predictor.
 
     Args:
         target: The target.
         suffix: What the names of its entries end in; "" for a lone level.
         first_directory: The number of its first directory in the model blob; it has one a step of the plan.
         plan: Its plan.
-        layouts: The numbers of each step.
         signatures: What the code of each step is specialised on.
+        row_block: Rows that are computed together.
+        scratch_bytes: Bytes of scratch that a task needs.
     """
 
     target: CpuTarget
     suffix: str
     first_directory: int
     plan: tuple[Step, ...]
-    layouts: tuple[Layout, ...]
     signatures: tuple[Signature, ...]
-
-    @property
-    def row_block(self) -> int:
-        """Rows that are computed together."""
-        return self.layouts[-1].scalars["row_block"]
-
-    @property
-    def scratch_bytes(self) -> int:
-        """Bytes of scratch that a task needs."""
-        return self.layouts[-1].scalars["scratch_bytes"]
+    row_block: int
+    scratch_bytes: int
 
 
 def make_levels(
     canonical: Canonical, targets: Sequence[CpuTarget], strategy: str, options: Mapping[str, Any]
-) -> tuple[Level, ...]:
-    """A level for each target: plan, then tables, then what code depends on.
+) -> tuple[tuple[Level, ...], list[Directory]]:
+    """A level for each target, and the directories of all of them: plan, then tables, then what code depends on.
 
     Raises:
         StrategyError: see `make_plan`.
@@ -59,6 +52,7 @@ def make_levels(
     forest = canonical.forest
     tables = tables_of(canonical)
     levels: list[Level] = []
+    directories: list[Directory] = []
     for number, target in enumerate(targets):
         plan = make_plan(canonical, strategy, options)
         layouts = lay_out(tables, plan, target.features)
@@ -67,6 +61,7 @@ def make_levels(
             for layout, step in zip(layouts, plan, strict=True)
         )
         suffix = f"_level{number}" if len(targets) > 1 else ""
-        first_directory = sum(len(level.plan) for level in levels)
-        levels.append(Level(target, suffix, first_directory, plan, layouts, signatures))
-    return tuple(levels)
+        row_block, scratch_bytes = (layouts[-1].scalars[name] for name in ("row_block", "scratch_bytes"))
+        levels.append(Level(target, suffix, len(directories), plan, signatures, row_block, scratch_bytes))
+        directories += map(directory, layouts, signatures)
+    return tuple(levels), directories
