@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import struct
 import subprocess
@@ -17,7 +18,7 @@ from woodpecker.forest import Method
 from woodpecker.runtime import machine
 from woodpecker.runtime.format import DIRECTORY_BYTES, DIRECTORY_OFFSET, FORMAT, in_level
 from woodpecker.runtime.loader import read_header
-from woodpecker.targets import X86_LEVELS, resolve, resolve_levels
+from woodpecker.targets import PORTABLE, X86_LEVELS, resolve, resolve_levels
 
 from .gallery import ALONE, FORESTS, NAMES, assert_agrees, compiled, grown, rows
 
@@ -103,7 +104,7 @@ class TestTargets:
 
 class TestChoice:
     def targets(self, *names: Any) -> list[dict[str, Any]]:
-        return [level.manifest() for level in resolve_levels(names or "x86-64")]
+        return [level.manifest() for level in resolve_levels(names or PORTABLE)]
 
     @pytest.mark.parametrize(("cpu", "want"), [(V2, 0), (V3, 1), (V4, 2), ('{"kind":"llvm","mcpu":"znver4"}', 2)])
     def test_the_last_that_runs(self, monkeypatch, cpu, want):
@@ -118,6 +119,13 @@ class TestChoice:
         is_cpu(monkeypatch, None)
         assert machine.choose(self.targets()) == 0
         assert machine.choose(self.targets(V4)) == 0
+
+    def test_what_the_newest_cpus_add_is_needed(self, monkeypatch):
+        """Diamond Rapids has APX and AVX10.2, which LLVM uses unasked; Granite Rapids has all the rest."""
+        newest, before = ({"kind": "llvm", "mcpu": cpu} for cpu in ("diamondrapids", "graniterapids"))
+        assert {"egpr", "ndd", "avx10.2", "avxvnniint8"} <= set(resolve(newest).features)
+        is_cpu(monkeypatch, json.dumps(before))
+        assert machine.choose(self.targets("x86-64", before, newest)) == 3
 
     def test_another_platform(self, monkeypatch):
         monkeypatch.setenv("WOODPECKER_CPU_LEVEL", V2)

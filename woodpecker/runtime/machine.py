@@ -15,7 +15,8 @@ from ..errors import ArtifactError, InputError
 LEVEL_VARIABLE = "WOODPECKER_CPU_LEVEL"
 
 # LLVM's name of a CPU feature -> the flag of /proc/cpuinfo. Features that the code of an artifact may use and that
-# not every CPU of its architecture has; the others are in the architecture's baseline.
+# not every CPU of its architecture has; the others are in the architecture's baseline, or need intrinsics, which the
+# code does not call. A feature that Linux names otherwise, or not yet, counts as absent.
 X86_FLAGS = {
     "sse3": "pni", "ssse3": "ssse3", "sse4.1": "sse4_1", "sse4.2": "sse4_2", "popcnt": "popcnt", "avx": "avx",
     "avx2": "avx2", "fma": "fma", "f16c": "f16c", "bmi": "bmi1", "bmi2": "bmi2", "lzcnt": "abm", "movbe": "movbe",
@@ -24,6 +25,9 @@ X86_FLAGS = {
     "avx512bitalg": "avx512_bitalg", "avx512vpopcntdq": "avx512_vpopcntdq", "avx512ifma": "avx512ifma",
     "avx512bf16": "avx512_bf16", "avx512fp16": "avx512_fp16", "avxvnni": "avx_vnni", "gfni": "gfni", "vaes": "vaes",
     "vpclmulqdq": "vpclmulqdq", "adx": "adx", "sse4a": "sse4a", "xop": "xop", "fma4": "fma4", "tbm": "tbm",
+    "avxifma": "avx_ifma", "avxneconvert": "avx_ne_convert", "avxvnniint8": "avx_vnni_int8",
+    "avxvnniint16": "avx_vnni_int16", "avx10.2": "avx10_2", "egpr": "apx", "ndd": "apx", "nf": "apx", "ccmp": "apx",
+    "cf": "apx", "zu": "apx", "ppx": "apx", "push2pop2": "apx",
 }  # fmt: skip
 
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
