@@ -20,7 +20,7 @@ from woodpecker.manifest import ENTRIES
 from woodpecker.relay_ops import bitslice, gemm, link, perfect_tree_traversal
 from woodpecker.relay_ops.plan import STRATEGIES
 from woodpecker.runtime import format as fmt
-from woodpecker.runtime import threads
+from woodpecker.runtime import machine, threads
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -111,7 +111,7 @@ def test_api_lists_every_public_name():
     for name in wp.__all__:
         assert name.startswith("__") or f"wp.{name}" in text or name == "errors", name
     assert "(errors.md)" in text
-    assert threads.VARIABLE in text
+    assert threads.VARIABLE in text and machine.LEVEL_VARIABLE in text
 
 
 def test_errors_lists_every_error():
@@ -158,7 +158,7 @@ def test_artifact_format_is_described_as_it_is():
         assert f"`{entry}`" in text
     model = wp.compile(wp.Forest.from_nested([{"value": 1.0}], 1))
     keys = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE))))
-    assert keys == set(model._program.manifest)
+    assert keys == set(model._program.manifest) - {"level"}
 
 
 def test_the_map_lists_every_module():

@@ -19,7 +19,8 @@ def main(
 ) -> None:
     """Show what is in an artifact or a model: trees, depths, leaves, distinct predicates, strategy, target, size.
 
-    Nothing of an artifact is run. For a model file, the strategy is the one that compiling it now would choose.
+    Nothing of an artifact is run; of several CPU levels it says which one `load` would choose here. For a model file,
+    the strategy is the one that compiling it now would choose.
 
     \b
     Examples:
@@ -39,9 +40,13 @@ def main(
 
 
 def _artifact(path: Path) -> dict[str, Any]:
+    from ..runtime import machine
+    from ..runtime.format import in_level
     from ..runtime.loader import read_header
 
-    manifest = read_header(path).manifest
+    whole = read_header(path).manifest
+    level = machine.choose([level["target"] for level in whole["levels"]])
+    manifest = in_level(whole, level)
     return {
         "kind": "artifact",
         "bytes": path.stat().st_size,
@@ -55,6 +60,10 @@ def _artifact(path: Path) -> dict[str, Any]:
         "stats": manifest["stats"],
         "plan": manifest["plan"],
         "target": manifest["target"],
+        "levels": [
+            {"target": each["target"], "plan": each["plan"], "in_use": number == level}
+            for number, each in enumerate(whole["levels"])
+        ],
         "producer": manifest["producer"],
     }
 
@@ -104,9 +113,12 @@ def _show(path: Path, facts: Mapping[str, Any]) -> None:
         rows[f"strategy{start}"] = f"{step['strategy']}{f' ({options})' if options else ''}: {step['reason']}"
         for name, cost in step["considered"].items():
             rows[f"  {name}"] = f"{cost:,.0f} ns/row estimated" if isinstance(cost, (int, float)) else str(cost)
-    if target := facts.get("target"):
-        features = f" ({', '.join(target['features'])})" if target.get("features") else ""
-        rows["target"] = f"{target['name']}: {target['system']} {target['machine']}, {target['cpu']}{features}"
+    levels = facts.get("levels", [])
+    for number, level in enumerate(levels, 1):
+        strategies = ", ".join(dict.fromkeys(step["strategy"] for step in level["plan"]))
+        several = f"; {strategies}{'; runs here' if level['in_use'] else ''}" if len(levels) > 1 else ""
+        rows[f"CPU level {number}" if several else "target"] = _target(level["target"]) + several
+    if levels:
         rows["made by"] = ", ".join(f"{name} {version}" for name, version in facts["producer"].items())
     else:
         rows["target"] = "not compiled"
@@ -114,3 +126,8 @@ def _show(path: Path, facts: Mapping[str, Any]) -> None:
     width = max(map(len, rows)) + 2
     for name, value in rows.items():
         typer.echo(f"{name:<{width}}{value}")
+
+
+def _target(target: Mapping[str, Any]) -> str:
+    features = f" ({', '.join(target['features'])})" if target["features"] else ""
+    return f"{target['name']}: {target['system']} {target['machine']}, {target['cpu']}{features}"

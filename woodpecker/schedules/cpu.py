@@ -49,32 +49,43 @@ MIN_BLOCK, MAX_BLOCK = 64, 1024
 """Rows of a block: enough to read every tree's tables for, even where their values outgrow the cache."""
 
 
-def lay_out(canonical: Canonical, plan: Sequence[Step], features: Collection[str] = ()) -> tuple[Layout, ...]:
+def tables_of(canonical: Canonical) -> Callable[[Step], Layout]:
+    """Step -> its tables, as far as no target changes them, made once for all steps and levels that share them."""
+    shared = predicate.prepare(canonical)
+    made: dict[tuple[Any, ...], Layout] = {}
+
+    def tables(step: Step) -> Layout:
+        module = PREPARED_BY[step.strategy]
+        key = (step.strategy, *(step.options[name] for name in module.TABLE_OPTIONS))
+        if key not in made:
+            layout = shared | module.prepare(canonical, step.options)
+            made[key] = layout | aggregate.prepare(canonical, module.positions(canonical, layout), layout.flags)
+        return made[key]
+
+    return tables
+
+
+def lay_out(
+    canonical: Canonical, tables: Callable[[Step], Layout], plan: Sequence[Step], features: Collection[str] = ()
+) -> tuple[Layout, ...]:
     """All numbers of every step of a plan: tables, row blocks, and the places of everything in scratch.
 
     Args:
         canonical: The forest.
+        tables: Its tables, see `tables_of`.
         plan: Its plan.
-        features: CPU features of the target, by LLVM's names; some decide on a leaf stage.
+        features: CPU features of the target, by LLVM's names; some decide on tables.
     """
-    shared = predicate.prepare(canonical)
     layouts = []
-    tables: dict[tuple[Any, ...], Layout] = {}
     for step in plan:
-        module = PREPARED_BY[step.strategy]
-        key = (step.strategy, *(step.options[name] for name in module.TABLE_OPTIONS))
-        if key not in tables:
-            layout = shared | module.prepare(canonical, step.options)
-            layout |= aggregate.prepare(canonical, module.positions(canonical, layout), layout.flags)
-            if step.strategy == bitslice.NAME:
-                layout |= cpu_bitslice.target_stages(layout, features)
-                layout |= cpu_columns.squares(canonical, shared, cpu_bitslice.COLUMNS, features)
-            tables[key] = layout
-        layout = tables[key]
+        layout = tables(step)
+        if step.strategy == bitslice.NAME:
+            layout |= cpu_bitslice.target_stages(layout, features)
+            layout |= cpu_columns.squares(canonical, layout, cpu_bitslice.COLUMNS, features)
         if step.strategy in WALKING:
             layout |= Layout({}, {}, step.options, frozenset())
             if step.options["interleave"] % cpu_columns.ROWS_AT_ONCE == 0:
-                layout |= cpu_columns.squares(canonical, shared, len(canonical.columns) + 1, features)
+                layout |= cpu_columns.squares(canonical, layout, len(canonical.columns) + 1, features)
         layouts.append(layout | _places(layout, step))
     scratch = {"scratch_bytes": max(layout.scalars["scratch_bytes"] for layout in layouts)}
     return tuple(layout | Layout(scratch, {}, {}, frozenset()) for layout in layouts)
@@ -97,7 +108,9 @@ def _places(layout: Layout, step: Step) -> Layout:
     return Layout(scalars, {}, {}, frozenset())
 
 
-def entry(signatures: Sequence[Signature], name: str, kind: str, x_dtype: str, parallel: bool) -> tvm.tirx.PrimFunc:
+def entry(
+    signatures: Sequence[Signature], name: str, kind: str, x_dtype: str, parallel: bool, first_directory: int = 0
+) -> tvm.tirx.PrimFunc:
     """An entry of the calling convention: ``name(X, out, scratch, model, row_begin, row_end)``.
 
     Args:
@@ -108,6 +121,7 @@ def entry(signatures: Sequence[Signature], name: str, kind: str, x_dtype: str, p
         x_dtype: Dtype of X, "float32" or "float64".
         parallel: Add a last argument ``num_tasks`` and run as many tasks by TVM's thread pool, each with a scratch of
             its own; only for code that runs inside a process that holds libtvm_runtime.
+        first_directory: The number of the first step's directory in the model blob.
     """
     value_dtype = "float64" if signatures[0].input_dtype == x_dtype == "float64" else "float32"
     out_dtype = signatures[0].acc_dtype if kind == "raw" else "int32"
@@ -116,9 +130,9 @@ def entry(signatures: Sequence[Signature], name: str, kind: str, x_dtype: str, p
         TB.func_attr({"tirx.noalias": True, "global_symbol": name})
         args = arguments(x_dtype, out_dtype, parallel)
         frames = []
-        for step, signature in enumerate(signatures):
+        for number, signature in enumerate(signatures, first_directory):
             lanes = LANES[signature.strategy](signature)
-            frames.append(new_frame(signature, args, value_dtype, lanes, trees_of(signature), step))
+            frames.append(new_frame(signature, args, value_dtype, lanes, trees_of(signature), number))
         last = frames[-1]
 
         def rows(begin: Expr, end: Expr, task: Expr) -> None:

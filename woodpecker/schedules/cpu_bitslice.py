@@ -24,7 +24,7 @@ WORDS = bitslice.ROWS // 64
 COLUMNS = 64
 """Columns whose values are made and used before the next: they stay in the second-level cache."""
 CIRCUIT_WORDS = 4
-"""Words at a time of a circuit: what is stored is soon loaded again, which Zen 4 does faster by 256 bits than by 512."""
+"""Words at a time of a circuit: what is stored is soon read again, and Zen 4 does that faster by 256 bits than 512."""
 AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 BYTE_PLANES = "byte_planes"
 """The flag of layouts whose leaf values are byte planes."""

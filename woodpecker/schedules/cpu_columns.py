@@ -27,19 +27,19 @@ MIN_OCCUPANCY = 3
 """Columns of a square, on average, from which on squares are faster than values one by one."""
 
 
-def squares(canonical: Canonical, shared: Layout, tile: int, features: Collection[str]) -> Layout:
+def squares(canonical: Canonical, layout: Layout, tile: int, features: Collection[str]) -> Layout:
     """The squares of the numeric columns; nothing where one by one is faster.
 
     Args:
         canonical: The forest.
-        shared: The tables of the predicate stage.
+        layout: Its tables.
         tile: Columns that are filled together: no square holds columns of two tiles.
         features: CPU features of the target.
     """
     columns = canonical.columns
     width = 16 if "avx512f" in features else 8
     nothing = Layout({}, {}, {}, frozenset())
-    if canonical.forest.n_features < width or "zero_missing" in shared.flags:
+    if canonical.forest.n_features < width or "zero_missing" in layout.flags:
         return nothing
     feature, fill = columns.feature[: columns.n_numeric], columns.fill[: columns.n_numeric].view(np.uint32)
     firsts: list[int] = []
