@@ -139,7 +139,7 @@ def test_every_signature_is_linted():
     assert {(n, s) for n in FORESTS for s in strategies(FORESTS[n]())} == set(SIGNATURES)
     flags = frozenset().union(*(signatures_of(*which)[0].flags for which in SIGNATURES))
     features = {"sentinel", "zero_missing", "categories", "vector", "linear", "divide"}
-    assert flags == features | {"one_output", "leaf_in_node"}
+    assert flags == features | {"one_output", "leaf_in_node", "perfect", "squares"}
 
 
 @pytest.mark.parametrize("name", FORESTS)

@@ -42,7 +42,9 @@ def target_stages(layout: Layout, features: Collection[str]) -> Layout:
     if set(features) >= {*AVX512, "gfni"}:
         stages |= Layout({}, {}, {}, frozenset({BIT_MATRICES}))
     vbmi = set(features) >= {*AVX512, "avx512vbmi", "gfni"}
-    if vbmi and layout.constants["bits"] <= 8 and not {"vector", "linear"} & layout.flags:
+    n_trees, bits = layout.scalars["n_trees"], layout.constants["bits"]
+    fits = bits <= 8 and n_trees * 8 * max(64, 2**bits) <= bitslice.MAX_BYTES
+    if vbmi and fits and not {"vector", "linear"} & layout.flags:
         stages |= _byte_planes(layout)
     return stages
 
@@ -114,7 +116,10 @@ def masks(frame: Frame, fill: Fill) -> None:
         fill(begin, end, False)
         with TB.serial(begin, end) as column:
             bounds = tables["column_piece"]
-            with TB.serial(bounds[column], bounds[column + const(1)]) as piece:
+            # Within a loop that does not start at 0, TVM 0.27 starts one from a loaded number at the wrong place.
+            first_piece = register(bounds[column])
+            with TB.serial(0, bounds[column + const(1)] - first_piece) as at:
+                piece = register(first_piece + at)
                 row = register(first + tables["piece_row"][piece])
                 start = register(tables["piece_bound"][piece])
                 count = register(tables["piece_bound"][piece + const(1)] - start)
@@ -321,7 +326,11 @@ def _numbers(frame: Frame, t: Expr) -> list[list[Expr]]:
     GF2P8AFFINEQB with the identity transposes them.
     """
     bits = frame.signature.constant("bits")
-    planes = _perfect(frame, t) if "perfect" in frame.signature.flags else _run(frame, t)
+    planes = None
+    if "perfect" in frame.signature.flags:
+        planes = _perfect(frame, t)
+    else:
+        _run(frame, t)
     if BIT_MATRICES not in frame.signature.flags:
         return [[_expanded(frame, byte, g) for g in range(WORDS)] for byte in range((bits + 7) // 8)]
     if planes is None:
