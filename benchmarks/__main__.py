@@ -1,4 +1,4 @@
-"""python -m benchmarks run | report: see docs/benchmarks.md."""
+"""python -m benchmarks run | regret | report: see docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from .report import render
 from .run import failures, run_suite, say
 from .shapes import QUICK, SHAPES, Shape
 from .state import StateMismatch
+from .studies import command as studies
 
 QUICK_SETTINGS = Settings(
     batches=(1, 64),
@@ -53,7 +54,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--clock", choices=("wall", "cpu"), help="cpu: CPU time instead, for a busy machine")
     run.add_argument("--date", action="store_true", help="write today's date into the results")
     run.add_argument("--list", action="store_true", help="list models and contestants, and stop")
-    report = commands.add_parser("report", help="draw the tables of results")
+    studies.add_parsers(commands)
+    report = commands.add_parser("report", help="draw the tables of results, of the suite or of a study")
     report.add_argument("results", type=Path)
     return top
 
@@ -63,10 +65,16 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     if given.command == "report":
         try:
-            print(render(json.loads(given.results.read_text())))
+            results = json.loads(given.results.read_text())
+            print(studies.render(results) if "study" in results else render(results))
         except (OSError, ValueError) as problem:
             return _usage(f"{given.results}: {problem}")
         return 0
+    if given.command in studies.STUDIES:
+        try:
+            return studies.main(given)
+        except (LookupError, StateMismatch) as problem:
+            return _usage(str(problem.args[0]))
     try:
         shapes = _shapes(given)
         contestants = _contestants(given)

@@ -59,7 +59,14 @@ def _library(info: Info, model: Any, folder: Path) -> Predict:
         return lambda X: model.inplace_predict(X, predict_type="margin", validate_features=False)
     if info.shape.library == "lightgbm":
         return lambda X: model.predict(X, raw_score=True, num_threads=1)
-    return model.predict_proba
+    return _sklearn_scores(model)
+
+
+def _sklearn_scores(model: Any) -> Predict:
+    """What an ensemble adds up, by the method that returns it."""
+    names = ("decision_function", "predict_proba", "predict")
+    scores: Predict = next(getattr(model, name) for name in names if hasattr(model, name))
+    return scores
 
 
 def _library_link(info: Info, model: Any, folder: Path) -> Predict:

@@ -108,7 +108,7 @@ class Server:
         self._read()
         if self.contestant.probe is None:
             raise LookupError(f"{self.contestant.name} has no probe")
-        X = self.contestant.probe(self.model, n, seed)
+        X = self.contestant.probe(self.model, n, seed).astype(self.info.shape.dtype)
         X.tofile(to)
         return {"rows": len(X)}
 
@@ -122,7 +122,7 @@ class Server:
             raise LookupError(f"{self.contestant.name} has no answers of form {form!r}")
         X = self.pool.X[:rows]
         if source is not None:
-            X = np.fromfile(source, np.float32).reshape(-1, self.info.shape.features)
+            X = np.fromfile(source, self.info.shape.dtype).reshape(-1, self.info.shape.features)
         answers, taken = [], []
         for start in range(0, len(X), batch):
             begin = time.perf_counter_ns()
@@ -171,7 +171,7 @@ def serve(orders: Any, replies: Any, handlers: dict[str, Callable[..., Reply]]) 
 
 def main() -> None:
     """Arguments: a JSON object with "memory_bytes", and "contestant", "info" and "folder", or nothing of them for a
-    worker that trains."""
+    worker that trains, or that measures a cell of a study."""
     settings = json.loads(sys.argv[1])
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -183,7 +183,11 @@ def main() -> None:
 
         return prepare(Shape(**shape), Path(cache), n_rows, threads).to_json()
 
-    handlers: dict[str, Callable[..., Reply]] = {"train": train}
+    def study(module: str, arguments: dict[str, Any]) -> Reply:
+        measure: Callable[..., Reply] = importlib.import_module(f"benchmarks.studies.{module}").measure
+        return measure(**arguments)
+
+    handlers: dict[str, Callable[..., Reply]] = {"train": train, "study": study}
     if "contestant" in settings:
         info = Info.from_json(settings["info"])
         server = Server(resolve(settings["contestant"]), info, Path(settings["folder"]))

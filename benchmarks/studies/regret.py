@@ -1,0 +1,195 @@
+"""How much slower `auto` is than the best strategy, for every model of the suite and for twenty that are new to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..report import ABSENT, number, table
+from ..shapes import Info, Shape, open_pool, pool_rows
+from ..stats import median, ratio
+from ..worker import Reply
+from .runner import Cell, Settings
+from .timing import calibrate, difference, library_answers, rows_to_check, take_turns
+
+AUTO = "auto"
+ABSURD = 30.0
+"""`gemm` is left out where its own estimate is this many times the cheapest: its products would take minutes."""
+LIMIT = 0.15
+"""The regret that no model should exceed."""
+
+
+def cells(shapes: Iterable[Shape], settings: Settings) -> list[Cell]:
+    rows = max(*settings.batches, settings.check_rows)
+    return [
+        Cell(shape.name, {"title": shape.title}, "regret", shape=shape, pool=pool_rows(shape, rows)) for shape in shapes
+    ]
+
+
+def measure(output: str, settings: dict[str, Any], info: dict[str, Any]) -> Reply:
+    """One model: compile it with `auto` and every strategy, compare each with the library, and time them in turns.
+
+    Returns:
+        "status": "wrong" where a strategy differs from the library; "plan": what `auto` chose, per step; "strategies":
+        name -> "status" ("ok", "left out", "refused", "wrong"), "reason", "compile_seconds"; "batches": rows ->
+        "ns_per_row": name -> one number a round.
+    """
+    import woodpecker as wp
+    from woodpecker.errors import StrategyError
+    from woodpecker.relay_ops.plan import STRATEGIES
+
+    from ..contestants import own_model
+
+    about, limits = Info.from_json(info), Settings(**settings)
+    pool, model = open_pool(about), wp.from_model(own_model(about))
+    rows = rows_to_check(about, model, pool, limits.check_rows, limits.threshold_rows)
+    wanted = library_answers(about, rows)
+    strategies: dict[str, dict[str, Any]] = {}
+    compiled: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
+    for name in (AUTO, *STRATEGIES):
+        if name in left_out:
+            strategies[name] = {"status": "left out", "reason": left_out[name]}
+            continue
+        begin = time.perf_counter()
+        try:
+            one = wp.compile(model, strategy=name, num_threads=1)
+        except StrategyError as refusal:
+            strategies[name] = {"status": "refused", "reason": str(refusal)}
+            continue
+        record = {"status": "ok", "reason": None, "compile_seconds": time.perf_counter() - begin}
+        found = difference(one, rows, wanted)
+        if found is None:
+            compiled[name] = one
+        else:
+            record |= {"status": "wrong", "reason": found}
+        strategies[name] = record
+        if name == AUTO:
+            plan = one.inspect()["plan"]
+            left_out = _absurd(plan)
+    batches = {}
+    for batch in limits.batches:
+        programs = {name: one.predict_raw for name, one in compiled.items()}
+        call_ns = {name: calibrate(predict, pool, batch) for name, predict in programs.items()}
+        programs = {n: p for n, p in programs.items() if n == AUTO or call_ns[n] < limits.call_seconds * 1e9}
+        times = take_turns(programs, pool, batch, limits.rounds, limits.turn_seconds, limits.clock, call_ns)
+        batches[str(batch)] = {"ns_per_row": times}
+    wrong = [f"{name}: {one['reason']}" for name, one in strategies.items() if one["status"] == "wrong"]
+    return {
+        "status": "wrong" if wrong else "ok",
+        "reason": "; ".join(wrong) or None,
+        "forest": {
+            "trees": model.n_trees,
+            "leaves": model.n_leaves,
+            "features": model.n_features,
+            "outputs": model.n_outputs,
+        },
+        "plan": [{k: step[k] for k in ("min_rows", "strategy", "options", "reason", "considered")} for step in plan],
+        "strategies": strategies,
+        "batches": batches,
+    }
+
+
+def _absurd(plan: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """`gemm` and why it is left out, where every step's estimate for it is hopeless."""
+    factors = []
+    for step in plan:
+        costs = {name: cost for name, cost in step["considered"].items() if isinstance(cost, int | float)}
+        if "gemm" in costs:
+            factors.append(costs["gemm"] / max(min(costs.values()), 1e-9))
+    if factors and min(factors) > ABSURD:
+        return {"gemm": f"its estimate is {min(factors):,.0f} times the lowest"}
+    return {}
+
+
+def regret(times: Mapping[str, Sequence[float]]) -> tuple[str, float] | None:
+    """(the best strategy by its median, how much slower `auto` was: 0.15 is 15 %, below 0 faster); None: no times."""
+    named = {name: taken for name, taken in times.items() if name != AUTO}
+    if AUTO not in times or not named:
+        return None
+    best = min(named, key=lambda name: median(named[name]) or 0.0)
+    slower = ratio(times[AUTO], named[best])
+    return None if slower is None else (best, slower - 1.0)
+
+
+def serving(plan: Sequence[Mapping[str, Any]], batch: int) -> str:
+    """The strategy of the step that takes a call of ``batch`` rows, or its first rows."""
+    return str([step for step in plan if step["min_rows"] <= max(batch, 1)][-1]["strategy"])
+
+
+def render(results: Mapping[str, Any]) -> list[str]:
+    """Per model and batch size: `auto`, the best strategy, regret; then the worst, and who was left out."""
+    rows, notes, found = [], [], []
+    for key, cell in results["cells"].items():
+        if "batches" not in cell:
+            notes.append(f"- {key}: {cell['status']}: {cell['reason']}")
+            continue
+        for batch, one in cell["batches"].items():
+            times = one["ns_per_row"]
+            result = regret(times)
+            if result is None:
+                continue
+            best, slower = result
+            chosen = serving(cell["plan"], int(batch))
+            found.append((slower, key, int(batch), best, chosen))
+            same = ratio(times[AUTO], times[chosen]) if chosen in times else None
+            rows.append(
+                (
+                    key,
+                    f"{int(batch):,}",
+                    chosen,
+                    number(median(times[AUTO])),
+                    best,
+                    number(median(times[best])),
+                    f"{100 * slower:.0f} %" + (" !" if slower > LIMIT else ""),
+                    ABSENT if same is None else f"{100 * (same - 1):.0f} %",
+                )
+            )
+        notes += [
+            f"- {key}: {name}: {one['status']}: {one['reason']}"
+            for name, one in cell["strategies"].items()
+            if one["status"] != "ok"
+        ]
+    lines = [
+        "ns/row of whole calls, one thread, in one process a model. `auto over same` is auto beside the very strategy "
+        "that serves it: what it is off 0 % is noise, or the fewer rows that another step serves.",
+        "",
+        *table(("model", "rows", "auto chose", "auto", "best", "", "regret", "auto over same"), rows),
+        "",
+    ]
+    if found:
+        bad = sorted((one for one in found if one[0] > LIMIT), reverse=True)
+        worst = max(found)
+        lines += [
+            f"Worst: {100 * worst[0]:.0f} % ({worst[1]}, {worst[2]:,} rows: {worst[3]} instead of {worst[4]}); "
+            f"mean {100 * float(np.mean([max(one[0], 0.0) for one in found])):.1f} %; "
+            f"{len(bad)} of {len(found)} above {100 * LIMIT:.0f} %.",
+            "",
+        ]
+        lines += [
+            f"- {100 * slower:.0f} %: {key}, {batch:,} rows: {best} was best, auto chose {chosen}"
+            for slower, key, batch, best, chosen in bad
+        ]
+    return [*lines, *([""] if notes else []), *notes]
+
+
+def selected(shapes: Sequence[Shape], forests: Sequence[Shape], names: Sequence[str], numbers: Sequence[str]) -> list[Shape]:
+    """The models asked for: by name of the suite's, by number of the held-out ones, "all" of either; by default both.
+
+    Raises:
+        LookupError: there is no such one.
+    """
+    if not names and not numbers:
+        return [*shapes, *forests]
+    known = {shape.name: shape for shape in shapes}
+    held = {shape.name.removeprefix("forest-"): shape for shape in forests}
+    chosen: list[Shape] = []
+    for what, asked, have in (("model", names, known), ("forest", numbers, held)):
+        for name in asked:
+            if name != "all" and name not in have:
+                raise LookupError(f"unknown {what} {name!r}; known: {', '.join(have)}, or all")
+            chosen += [shape for key, shape in have.items() if name in ("all", key) and shape not in chosen]
+    return chosen
