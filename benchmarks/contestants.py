@@ -53,6 +53,7 @@ class Contestant:
         build: Compiles the model into `folder`, in a fresh process whose time and peak memory are reported.
         leaves: LIBRARY and WOODPECKER have it: like `load`, but the function returns leaf ids (n, trees).
         load_link: LIBRARY has it: like `load`, with answers in the form LINK.
+        load_predict: LIBRARY and WOODPECKER have it: like `load`, with what the model's own `predict` returns.
         probe: WOODPECKER has it: (model, n, seed) -> rows at and next to the model's own thresholds.
         hides: Modules that its packages must not find.
     """
@@ -68,6 +69,7 @@ class Contestant:
     build: Callable[[Info, Any, Path], None] | None = None
     leaves: Callable[[Info, Any, Path], Predict] | None = None
     load_link: Callable[[Info, Any, Path], Predict] | None = None
+    load_predict: Callable[[Info, Any, Path], Predict] | None = None
     probe: Callable[[Any, int, int], np.ndarray] | None = None
     hides: tuple[str, ...] = ()
 
@@ -125,6 +127,7 @@ def woodpecker(strategy: str) -> Contestant:
         build=build,
         load=lambda info, model, folder: _artifact(folder).predict_raw,
         leaves=lambda info, model, folder: _artifact(folder).apply,
+        load_predict=lambda info, model, folder: _artifact(folder).predict,
         probe=threshold_rows,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import os
 import platform
@@ -61,6 +62,11 @@ def slug(machine: dict[str, Any]) -> str:
     """A file name for results of this CPU."""
     text = f"{machine['cpu']} {machine['cpu_family'].partition('/')[2]}"
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\([^)]*\)|@.*", "", text.lower())).strip("-")
+
+
+def today() -> str:
+    """The date, as results hold it where it is asked for."""
+    return datetime.date.today().isoformat()
 
 
 def commit() -> str | None:

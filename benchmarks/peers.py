@@ -77,6 +77,11 @@ def _library_link(info: Info, model: Any, folder: Path) -> Predict:
     return lambda X: model.predict_proba(X)[:, 1]
 
 
+def _library_predict(info: Info, model: Any, folder: Path) -> Predict:
+    predict: Predict = model.predict if info.shape.library == "sklearn" else _library_link(info, model, folder)
+    return predict
+
+
 def _library_leaves(info: Info, model: Any, folder: Path) -> Predict:
     if info.shape.library == "xgboost":
         import xgboost
@@ -249,7 +254,13 @@ def _link_form(info: Info) -> str:
 
 
 LIBRARY_ITSELF = Contestant(
-    "library", LIBRARY, _library, read=library_model, leaves=_library_leaves, load_link=_library_link
+    "library",
+    LIBRARY,
+    _library,
+    read=library_model,
+    leaves=_library_leaves,
+    load_link=_library_link,
+    load_predict=_library_predict,
 )
 
 ALL = (

@@ -258,7 +258,10 @@ def prepare(shape: Shape, cache: Path, n_rows: int, threads: int) -> Info:
     distribution, suffix, train = TRAINERS[shape.library]
     cache.mkdir(parents=True, exist_ok=True)
     stem = cache / f"{shape.name}-{_digest(shape, version(distribution))}"
-    model, rows = stem.with_name(stem.name + suffix), stem.with_name(f"{stem.name}-{n_rows}.{shape.dtype.replace('loat', '')}")
+    model, rows = (
+        stem.with_name(stem.name + suffix),
+        stem.with_name(f"{stem.name}-{n_rows}.{shape.dtype.replace('loat', '')}"),
+    )
     if not model.exists():
         X = make_rows(shape, shape.train_rows, seed=1)
         partial = model.with_name(f"partial-{model.name}")
@@ -286,7 +289,7 @@ class Pool:
     """
 
     X: np.ndarray
-    mapped: mmap.mmap = field(repr=False)
+    mapped: mmap.mmap | None = field(default=None, repr=False)
 
     def batches(self, size: int, count: int, first: int) -> list[np.ndarray]:
         """``count`` views of ``size`` consecutive rows, from batch number ``first`` on, around the pool's end."""

@@ -113,14 +113,10 @@ class Server:
         return {"rows": len(X)}
 
     def answer(self, form: str, batch: int, rows: int, to: str, source: str | None = None) -> Reply:
-        """Write the answers to the pool's first rows, or to those of a file, in calls of ``batch`` rows; "leaves" is a
-        form too."""
-        call = self.predict.get(form)
-        if form == "leaves" and call is None and self.contestant.leaves is not None:
-            call = self.predict["leaves"] = self.contestant.leaves(self.info, self.model, self.folder)
-        if call is None or self.pool is None:
-            raise LookupError(f"{self.contestant.name} has no answers of form {form!r}")
-        X = self.pool.X[:rows]
+        """Write the answers to the pool's first rows, or to those of a file, in calls of ``batch`` rows; "leaves" and
+        "predict" are forms too."""
+        call, pool = self._call(form)
+        X = pool.X[:rows]
         if source is not None:
             X = np.fromfile(source, self.info.shape.dtype).reshape(-1, self.info.shape.features)
         answers, taken = [], []
@@ -138,6 +134,33 @@ class Server:
             raise LookupError("nothing is loaded")
         predict = self.predict[self.contestant.form(self.info)]
         return time_calls(predict, self.pool, batch, seconds, first, expected_ns, clock)
+
+    def latency(self, form: str, calls: int, seconds: float, first: int) -> Reply:
+        """Time ``calls`` calls of one row, each a row of its own, for about ``seconds`` at most; the slice is part of it.
+
+        The collector of garbage stays on, as it does where rows are served.
+        """
+        call, pool = self._call(form)
+        X, taken, now = pool.X, [], time.perf_counter_ns
+        end = now() + int(seconds * 1e9)
+        for i in range(first, first + calls):
+            at = i % len(X)
+            start = now()
+            call(X[at : at + 1])
+            stop = now()
+            taken.append(stop - start)
+            if stop > end:
+                break
+        return {"ns": taken[int(len(taken) * WARM_UP_SHARE) :]}
+
+    def _call(self, form: str) -> tuple[Predict, Pool]:
+        """The function that answers in a form, loaded when it is first asked for."""
+        more = {"leaves": self.contestant.leaves, "predict": self.contestant.load_predict}.get(form)
+        if form not in self.predict and more is not None:
+            self.predict[form] = more(self.info, self.model, self.folder)
+        if form not in self.predict or self.pool is None:
+            raise LookupError(f"{self.contestant.name} has no answers of form {form!r}")
+        return self.predict[form], self.pool
 
     def _read(self) -> None:
         if self.model is None:
@@ -191,7 +214,7 @@ def main() -> None:
     if "contestant" in settings:
         info = Info.from_json(settings["info"])
         server = Server(resolve(settings["contestant"]), info, Path(settings["folder"]))
-        handlers |= {name: getattr(server, name) for name in ("build", "load", "probe", "answer", "time")}
+        handlers |= {name: getattr(server, name) for name in ("build", "load", "probe", "answer", "time", "latency")}
     serve(sys.stdin, replies, handlers)
 
 

@@ -95,7 +95,13 @@ def _xgboost(i: int, rng: random.Random) -> Shape:
         params["max_depth"] = depth
         trees = f"x depth {depth}"
     rounds = _trees(i, leaves, groups)
-    return Shape(title=_title("XGBoost", groups, rounds, trees, common), library="xgboost", rounds=rounds, params=params, **common)
+    return Shape(
+        title=_title("XGBoost", groups, rounds, trees, common),
+        library="xgboost",
+        rounds=rounds,
+        params=params,
+        **common,
+    )
 
 
 def _lightgbm(i: int, rng: random.Random) -> Shape:
@@ -131,4 +137,10 @@ def _sklearn(i: int, rng: random.Random) -> Shape:
         leaves = common["train_rows"] // 3 if depth is None else min(2**depth, common["train_rows"] // 3)
         trees = "of unbounded depth" if depth is None else f"x depth {depth}"
     rounds = _trees(i, leaves, groups)
-    return Shape(title=_title(estimator, groups, rounds, trees, common), library="sklearn", rounds=rounds, params=params, **common)
+    return Shape(
+        title=_title(estimator, groups, rounds, trees, common),
+        library="sklearn",
+        rounds=rounds,
+        params=params,
+        **common,
+    )

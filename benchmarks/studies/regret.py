@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..contestants import own_model
 from ..report import ABSENT, number, table
 from ..shapes import Info, Shape, open_pool, pool_rows
 from ..stats import median, ratio
 from ..worker import Reply
 from .runner import Cell, Settings
-from .timing import calibrate, difference, library_answers, rows_to_check, take_turns
+from .timing import AUTO, compile_all, library_check, strategy_names, take_turns
 
-AUTO = "auto"
-ABSURD = 30.0
-"""`gemm` is left out where its own estimate is this many times the cheapest: its products would take minutes."""
+BATCHES = (1, 64, 1024)
 LIMIT = 0.15
 """The regret that no model should exceed."""
 
@@ -33,76 +31,24 @@ def measure(output: str, settings: dict[str, Any], info: dict[str, Any]) -> Repl
     """One model: compile it with `auto` and every strategy, compare each with the library, and time them in turns.
 
     Returns:
-        "status": "wrong" where a strategy differs from the library; "plan": what `auto` chose, per step; "strategies":
-        name -> "status" ("ok", "left out", "refused", "wrong"), "reason", "compile_seconds"; "batches": rows ->
-        "ns_per_row": name -> one number a round.
+        `Compiled.outcome`; "forest": its size; "batches": rows -> "ns_per_row": name -> one number a round.
     """
     import woodpecker as wp
-    from woodpecker.errors import StrategyError
-    from woodpecker.relay_ops.plan import STRATEGIES
-
-    from ..contestants import own_model
 
     about, limits = Info.from_json(info), Settings(**settings)
     pool, model = open_pool(about), wp.from_model(own_model(about))
-    rows = rows_to_check(about, model, pool, limits.check_rows, limits.threshold_rows)
-    wanted = library_answers(about, rows)
-    strategies: dict[str, dict[str, Any]] = {}
-    compiled: dict[str, Any] = {}
-    left_out: dict[str, str] = {}
-    for name in (AUTO, *STRATEGIES):
-        if name in left_out:
-            strategies[name] = {"status": "left out", "reason": left_out[name]}
-            continue
-        begin = time.perf_counter()
-        try:
-            one = wp.compile(model, strategy=name, num_threads=1)
-        except StrategyError as refusal:
-            strategies[name] = {"status": "refused", "reason": str(refusal)}
-            continue
-        record = {"status": "ok", "reason": None, "compile_seconds": time.perf_counter() - begin}
-        found = difference(one, rows, wanted)
-        if found is None:
-            compiled[name] = one
-        else:
-            record |= {"status": "wrong", "reason": found}
-        strategies[name] = record
-        if name == AUTO:
-            plan = one.inspect()["plan"]
-            left_out = _absurd(plan)
-    batches = {}
-    for batch in limits.batches:
-        programs = {name: one.predict_raw for name, one in compiled.items()}
-        call_ns = {name: calibrate(predict, pool, batch) for name, predict in programs.items()}
-        programs = {n: p for n, p in programs.items() if n == AUTO or call_ns[n] < limits.call_seconds * 1e9}
-        times = take_turns(programs, pool, batch, limits.rounds, limits.turn_seconds, limits.clock, call_ns)
-        batches[str(batch)] = {"ns_per_row": times}
-    wrong = [f"{name}: {one['reason']}" for name, one in strategies.items() if one["status"] == "wrong"]
+    compiled = compile_all(model, strategy_names(limits), library_check(about, model, pool, limits))
+    programs = {name: (one.predict_raw, pool) for name, one in compiled.programs.items()}
     return {
-        "status": "wrong" if wrong else "ok",
-        "reason": "; ".join(wrong) or None,
+        **compiled.outcome(),
         "forest": {
             "trees": model.n_trees,
             "leaves": model.n_leaves,
             "features": model.n_features,
             "outputs": model.n_outputs,
         },
-        "plan": [{k: step[k] for k in ("min_rows", "strategy", "options", "reason", "considered")} for step in plan],
-        "strategies": strategies,
-        "batches": batches,
+        "batches": {str(batch): {"ns_per_row": take_turns(programs, batch, limits)} for batch in limits.batches},
     }
-
-
-def _absurd(plan: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """`gemm` and why it is left out, where every step's estimate for it is hopeless."""
-    factors = []
-    for step in plan:
-        costs = {name: cost for name, cost in step["considered"].items() if isinstance(cost, int | float)}
-        if "gemm" in costs:
-            factors.append(costs["gemm"] / max(min(costs.values()), 1e-9))
-    if factors and min(factors) > ABSURD:
-        return {"gemm": f"its estimate is {min(factors):,.0f} times the lowest"}
-    return {}
 
 
 def regret(times: Mapping[str, Sequence[float]]) -> tuple[str, float] | None:
@@ -176,7 +122,9 @@ def render(results: Mapping[str, Any]) -> list[str]:
     return [*lines, *([""] if notes else []), *notes]
 
 
-def selected(shapes: Sequence[Shape], forests: Sequence[Shape], names: Sequence[str], numbers: Sequence[str]) -> list[Shape]:
+def selected(
+    shapes: Sequence[Shape], forests: Sequence[Shape], names: Sequence[str], numbers: Sequence[str]
+) -> list[Shape]:
     """The models asked for: by name of the suite's, by number of the held-out ones, "all" of either; by default both.
 
     Raises:

@@ -19,6 +19,10 @@ CELL_SECONDS = 900.0
 """Limit of one cell, which compiles several programs and times them."""
 
 
+class Skipped(Exception):
+    """There is no model to measure."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """How much a study measures.
@@ -33,7 +37,8 @@ class Settings:
         clock: "wall", or "cpu", CPU time, for a machine that others use meanwhile.
         fresh_processes: Processes for each figure of a first prediction.
         latency_calls: Calls of one row in each round.
-        largest: No axis of the scaling study goes beyond this share of its greatest value.
+        strategies: Those that are compared; none: every one that is installed.
+        points: The first so many of each axis of the scaling study; 0: all.
         memory_gb: Limit of each worker's address space; 0: none.
         train_threads: Threads that train the models.
     """
@@ -47,7 +52,8 @@ class Settings:
     clock: str = "wall"
     fresh_processes: int = 5
     latency_calls: int = 1500
-    largest: float = 1.0
+    strategies: tuple[str, ...] = ()
+    points: int = 0
     memory_gb: float = 12.0
     train_threads: int = 2
 
@@ -82,25 +88,29 @@ def in_worker(cell: Cell, settings: Settings, output: Path) -> dict[str, Any]:
     """Train the cell's model where there is one, and measure, in a fresh process each.
 
     Raises:
-        Refused, Failed: see `benchmarks.driver.Worker.order`.
+        Skipped: see `train`. Refused, Failed: see `benchmarks.driver.Worker.order`.
     """
     arguments: dict[str, Any] = {"output": str(output), "settings": dataclasses.asdict(settings), **cell.arguments}
     if cell.shape is not None:
-        try:
-            arguments["info"] = train(cell.shape, cell.pool, settings, output).to_json()
-        except Failed as problem:  # such as a library that is not installed
-            return {"status": "skipped", "reason": str(problem)}
+        arguments["info"] = train(cell.shape, cell.pool, settings, output).to_json()
     log = output / "logs" / f"{cell.module}-{cell.key.replace('/', '-').replace(':', '-')}.log"
     with worker(None, None, output, log, int(settings.memory_gb * 2**30)) as one:
         return one.order("study", limit=CELL_SECONDS, module=cell.module, arguments=arguments)
 
 
 def train(shape: Shape, n_rows: int, settings: Settings, output: Path) -> Info:
-    """`benchmarks.shapes.prepare` in a process of its own."""
+    """`benchmarks.shapes.prepare` in a process of its own.
+
+    Raises:
+        Skipped: the library is not installed, or training failed.
+    """
     threads = settings.train_threads
     arguments: dict[str, Any] = {"shape": dataclasses.asdict(shape), "cache": str(output / "models"), "n_rows": n_rows}
     with worker(None, None, output, output / "logs" / f"{shape.name}-train.log", 0, threads) as one:
-        return Info.from_json(one.order("train", limit=3600.0, threads=threads, **arguments))
+        try:
+            return Info.from_json(one.order("train", limit=3600.0, threads=threads, **arguments))
+        except Failed as problem:
+            raise Skipped(f"no model: {problem}") from None
 
 
 def run_study(
@@ -133,8 +143,8 @@ def run_study(
         start = time.monotonic()
         try:
             record = {"status": "ok", "reason": None, **measure(cell, settings, output)}
-        except Refused as problem:
-            record = {"status": "refused", "reason": str(problem)}
+        except (Skipped, Refused) as problem:
+            record = {"status": "skipped" if isinstance(problem, Skipped) else "refused", "reason": str(problem)}
         except Failed as problem:
             record = {"status": "failed", "reason": str(problem)}
         if record["status"] != "ok":
