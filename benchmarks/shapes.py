@@ -258,10 +258,8 @@ def prepare(shape: Shape, cache: Path, n_rows: int, threads: int) -> Info:
     distribution, suffix, train = TRAINERS[shape.library]
     cache.mkdir(parents=True, exist_ok=True)
     stem = cache / f"{shape.name}-{_digest(shape, version(distribution))}"
-    model, rows = (
-        stem.with_name(stem.name + suffix),
-        stem.with_name(f"{stem.name}-{n_rows}.{shape.dtype.replace('loat', '')}"),
-    )
+    model = stem.with_name(stem.name + suffix)
+    rows = stem.with_name(f"{stem.name}-{n_rows}.{shape.dtype.replace('loat', '')}")
     if not model.exists():
         X = make_rows(shape, shape.train_rows, seed=1)
         partial = model.with_name(f"partial-{model.name}")

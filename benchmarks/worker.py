@@ -136,7 +136,7 @@ class Server:
         return time_calls(predict, self.pool, batch, seconds, first, expected_ns, clock)
 
     def latency(self, form: str, calls: int, seconds: float, first: int) -> Reply:
-        """Time ``calls`` calls of one row, each a row of its own, for about ``seconds`` at most; the slice is part of it.
+        """Time calls with a row of its own each, slicing included: ``calls`` of them, or about ``seconds``.
 
         The collector of garbage stays on, as it does where rows are served.
         """

@@ -60,9 +60,7 @@ QUICK_SETTINGS = Settings(
 def add_parsers(commands: Any) -> None:
     for name, help_text in STUDIES.items():
         one = commands.add_parser(name, help=help_text)
-        one.add_argument(
-            "--output", type=Path, default=Path("build/benchmarks"), help="folder of models, state, results"
-        )
+        one.add_argument("--output", type=Path, default=Path("build/benchmarks"), help="folder of models and results")
         one.add_argument("--quick", action="store_true", help="tiny models, for CI: its times mean nothing")
         one.add_argument("--fresh", action="store_true", help="drop what an earlier run measured; models are kept")
         one.add_argument("--budget", type=float, default=3600.0, metavar="SECONDS", help="stop after about this (3600)")
@@ -73,9 +71,7 @@ def add_parsers(commands: Any) -> None:
             known = ", ".join(scaling.AXES)
             one.add_argument("--axis", action="append", metavar="NAME", help=f"only this ({known}); several times")
         else:
-            one.add_argument(
-                "--shape", action="append", default=[], metavar="NAME", help="only this model; several times"
-            )
+            one.add_argument("--shape", action="append", default=[], metavar="NAME", help="only this; several times")
         if name == "regret":
             one.add_argument("--forest", action="append", default=[], metavar="N", help="only this of the 20; or all")
         if name == "threads":
@@ -84,7 +80,7 @@ def add_parsers(commands: Any) -> None:
             one.add_argument("--contestant", action="append", metavar="NAME", help="only these; or package.module:NAME")
         else:
             one.add_argument(
-                "--batch", action="append", type=int, metavar="ROWS", help="only this batch size; likewise"
+                "--batch", action="append", type=int, metavar="ROWS", help="only this batch; several times"
             )
 
 
@@ -167,7 +163,7 @@ def _plan(given: argparse.Namespace, settings: Settings) -> tuple[list[Cell], Me
         made = routing.QUICK if given.quick else routing.SHAPES
         _known("forest", given.shape, made)
         return routing.cells({name: made[name] for name in given.shape or made}), in_worker
-    suite: Sequence[Shape] = QUICK[:1] if given.quick else SHAPES
+    suite: Sequence[Shape] = QUICK[-1:] if given.quick else SHAPES
     if given.command == "regret":
         held = forests.quick() if given.quick else forests.held_out()
         return regret.cells(regret.selected(suite, held, given.shape, given.forest), settings), in_worker

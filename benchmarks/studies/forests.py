@@ -14,7 +14,7 @@ from ..shapes import Shape
 
 COUNT = 20
 SEED = 3
-MOST_TREES = 1000
+FEWEST_TREES, MOST_TREES = 10, 1000
 LEAF_LIMIT = 200_000
 """About the most leaves of one model, so that all of them are trained in about a minute."""
 
@@ -61,7 +61,7 @@ def _trees(i: int, leaves: int, groups: int) -> int:
     """Rounds of boosting, each of ``groups`` trees of up to ``leaves`` leaves. By the golden ratio, so that few forests
     already have few and many."""
     most = max(min(MOST_TREES, LEAF_LIMIT / leaves), 20)
-    return max(_scale((0.3 + i * 0.6180339887) % 1, 10, most) // groups, 3)
+    return max(_scale((0.3 + i * 0.6180339887) % 1, FEWEST_TREES, most) // groups, -(-FEWEST_TREES // groups))
 
 
 def _title(kind: str, groups: int, rounds: int, trees: str, common: dict[str, Any]) -> str:
@@ -95,13 +95,8 @@ def _xgboost(i: int, rng: random.Random) -> Shape:
         params["max_depth"] = depth
         trees = f"x depth {depth}"
     rounds = _trees(i, leaves, groups)
-    return Shape(
-        title=_title("XGBoost", groups, rounds, trees, common),
-        library="xgboost",
-        rounds=rounds,
-        params=params,
-        **common,
-    )
+    title = _title("XGBoost", groups, rounds, trees, common)
+    return Shape(title=title, library="xgboost", rounds=rounds, params=params, **common)
 
 
 def _lightgbm(i: int, rng: random.Random) -> Shape:
@@ -137,10 +132,5 @@ def _sklearn(i: int, rng: random.Random) -> Shape:
         leaves = common["train_rows"] // 3 if depth is None else min(2**depth, common["train_rows"] // 3)
         trees = "of unbounded depth" if depth is None else f"x depth {depth}"
     rounds = _trees(i, leaves, groups)
-    return Shape(
-        title=_title(estimator, groups, rounds, trees, common),
-        library="sklearn",
-        rounds=rounds,
-        params=params,
-        **common,
-    )
+    title = _title(estimator, groups, rounds, trees, common)
+    return Shape(title=title, library="sklearn", rounds=rounds, params=params, **common)

@@ -149,9 +149,9 @@ def _cold(name: str, info: Info, place: Path, processes: int) -> dict[str, float
 def render(results: Mapping[str, Any]) -> list[str]:
     """Per model: first predictions, and calls of one row."""
     lines = [
-        "One thread each. `first` is the first call, with one row, after imports and loading, in a fresh process; cold: all "
-        "of it; warm: loading the model again in that process, and the first call on it. Medians over fresh processes, files "
-        "in the system's cache. p50 and p99: whole calls with one row each, slicing included, a row of its own each.",
+        "One thread each. `first` is the first call, with one row, after imports and loading, in a fresh process; "
+        "cold: all of it; warm: loading the model again in that process, and the first call on it. Medians over fresh "
+        "processes, files in the system's cache. p50 and p99: whole calls with a row of its own each, with slicing.",
         "",
     ]
     for key, cell in results["cells"].items():

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from ..contestants import own_model
-from ..report import ABSENT, number, table
+from ..report import number, table
 from ..shapes import Info, Shape, open_pool, pool_rows
 from ..stats import median, ratio
 from ..worker import Reply
@@ -61,6 +59,11 @@ def regret(times: Mapping[str, Sequence[float]]) -> tuple[str, float] | None:
     return None if slower is None else (best, slower - 1.0)
 
 
+def _steps(strategy: Mapping[str, Any], batch: int) -> list[Any]:
+    """The steps of a plan that a call of ``batch`` rows may take."""
+    return [step for step in strategy["steps"] if step[0] <= batch]
+
+
 def serving(plan: Sequence[Mapping[str, Any]], batch: int) -> str:
     """The strategy of the step that takes a call of ``batch`` rows, or its first rows."""
     return str([step for step in plan if step["min_rows"] <= max(batch, 1)][-1]["strategy"])
@@ -68,11 +71,12 @@ def serving(plan: Sequence[Mapping[str, Any]], batch: int) -> str:
 
 def render(results: Mapping[str, Any]) -> list[str]:
     """Per model and batch size: `auto`, the best strategy, regret; then the worst, and who was left out."""
-    rows, notes, found = [], [], []
+    rows, notes, found, noise = [], [], [], [0.0]
     for key, cell in results["cells"].items():
         if "batches" not in cell:
             notes.append(f"- {key}: {cell['status']}: {cell['reason']}")
             continue
+        strategies = cell["strategies"]
         for batch, one in cell["batches"].items():
             times = one["ns_per_row"]
             result = regret(times)
@@ -80,46 +84,38 @@ def render(results: Mapping[str, Any]) -> list[str]:
                 continue
             best, slower = result
             chosen = serving(cell["plan"], int(batch))
-            found.append((slower, key, int(batch), best, chosen))
-            same = ratio(times[AUTO], times[chosen]) if chosen in times else None
-            rows.append(
-                (
-                    key,
-                    f"{int(batch):,}",
-                    chosen,
-                    number(median(times[AUTO])),
-                    best,
-                    number(median(times[best])),
-                    f"{100 * slower:.0f} %" + (" !" if slower > LIMIT else ""),
-                    ABSENT if same is None else f"{100 * (same - 1):.0f} %",
-                )
-            )
-        notes += [
-            f"- {key}: {name}: {one['status']}: {one['reason']}"
-            for name, one in cell["strategies"].items()
-            if one["status"] != "ok"
-        ]
+            same = _steps(strategies[best], int(batch)) == _steps(strategies[AUTO], int(batch))
+            if same:
+                noise.append(abs(slower))
+            else:
+                found.append((slower, key, int(batch), best, chosen))
+            mark = " =" if same else " !" if slower > LIMIT else ""
+            shown = (chosen, number(median(times[AUTO])), best, number(median(times[best])))
+            rows.append((key, f"{int(batch):,}", *shown, f"{100 * slower:.0f} %{mark}"))
+        notes += [f"- {key}: {n}: {one['status']}: {one['reason']}" for n, one in strategies.items() if one["reason"]]
     lines = [
-        "ns/row of whole calls, one thread, in one process a model. `auto over same` is auto beside the very strategy "
-        "that serves it: what it is off 0 % is noise, or the fewer rows that another step serves.",
+        "ns/row of whole calls, one thread, in one process a model. `=`: rows take the very steps that they take in "
+        "the best strategy's plan, so there was nothing better to choose, and what it is off 0 % is noise.",
         "",
-        *table(("model", "rows", "auto chose", "auto", "best", "", "regret", "auto over same"), rows),
+        *table(("model", "rows", "auto chose", "auto", "best", "", "regret"), rows),
         "",
     ]
     if found:
         bad = sorted((one for one in found if one[0] > LIMIT), reverse=True)
         worst = max(found)
+        mean = sum(max(one[0], 0.0) for one in found) / max(len(rows), 1)
         lines += [
-            f"Worst: {100 * worst[0]:.0f} % ({worst[1]}, {worst[2]:,} rows: {worst[3]} instead of {worst[4]}); "
-            f"mean {100 * float(np.mean([max(one[0], 0.0) for one in found])):.1f} %; "
-            f"{len(bad)} of {len(found)} above {100 * LIMIT:.0f} %.",
+            f"Worst: {100 * worst[0]:.0f} %, {worst[1]}, {worst[2]:,} rows: {worst[3]} was best, auto chose {worst[4]}"
+            f"; mean {100 * mean:.1f} %; {len(bad)} of {len(rows)} above {100 * LIMIT:.0f} %.",
             "",
+            *(
+                f"- {100 * one[0]:.0f} %: {one[1]}, {one[2]:,} rows: {one[3]} was best, auto chose {one[4]}"
+                for one in bad
+            ),
+            *([""] if bad else []),
         ]
-        lines += [
-            f"- {100 * slower:.0f} %: {key}, {batch:,} rows: {best} was best, auto chose {chosen}"
-            for slower, key, batch, best, chosen in bad
-        ]
-    return [*lines, *([""] if notes else []), *notes]
+    lines += [f"The same steps beside themselves (`=`) were off by up to {100 * max(noise):.0f} %.", ""]
+    return [*lines, *notes]
 
 
 def selected(

@@ -83,8 +83,8 @@ def render(results: Mapping[str, Any]) -> list[str]:
             if one["status"] != "ok"
         ]
     lines = [
-        "Generated forests. `balanced`: every split sends half of the rows to either side. `skewed`: 99 % of the values are "
-        "those of one row, so that nearly all rows take one path. ns/row of whole calls, one thread.",
+        "Generated forests. `balanced`: every split sends half of the rows to either side. `skewed`: 99 % of the "
+        "values are those of one row, so that nearly all rows take one path. ns/row of whole calls, one thread.",
         "",
         *table(("forest", "rows", "strategy", "balanced", "skewed", "balanced over skewed"), rows),
     ]

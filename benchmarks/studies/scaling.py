@@ -74,7 +74,7 @@ def measure(output: str, settings: dict[str, Any], batches: list[int], made: dic
         loaded = wp.load(path, num_threads=1)
         record |= {"load_seconds": time.perf_counter() - begin, "strategy": loaded.strategy}
         width = 4 * made["features"]
-        rows = max(min(2 * max(batches), MAX_POOL_BYTES // width), max(batches), 16_384 if width < 4096 else 2048)
+        rows = max(min(max(2 * max(batches), 16_384), MAX_POOL_BYTES // width), *batches)
         pool = Pool(balanced_rows(rows, made["features"], 2))
         wrong = reference_check(model, pool.X[:CHECKED])(loaded)
         if wrong:
@@ -95,9 +95,10 @@ def reset_peak() -> None:
 def render(results: Mapping[str, Any]) -> list[str]:
     """A table for each axis."""
     lines = [
-        f"Generated forests of {BASE['trees']} trees x {BASE['leaves']} leaves, {BASE['features']} features, but for what a "
-        "table varies; trees grow leaf by leaf, every split is even. `auto`, one thread, ns/row of whole calls. There is "
-        "no library here: nobody trained these forests. `memory`: of the process at its peak, above what it had before.",
+        f"Generated forests of {BASE['trees']} trees x {BASE['leaves']} leaves, {BASE['features']} features, but for "
+        "what a table varies; trees grow leaf by leaf, every split is even. `auto`, one thread, ns/row of whole calls. "
+        "There is no library here: nobody trained these forests. `memory`: of the compiling process at its peak, above "
+        "what it had before.",
         "",
     ]
     notes = []

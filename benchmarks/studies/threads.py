@@ -72,15 +72,8 @@ def speed_up(times: Mapping[str, list[float]], n: str) -> float | None:
 def render(results: Mapping[str, Any]) -> list[str]:
     """ns/row on one thread, and how many times faster more of them are."""
     rows, notes = [], []
-    counts = sorted(
-        {
-            n
-            for cell in results["cells"].values()
-            for one in cell.get("batches", {}).values()
-            for n in one["ns_per_row"]
-        },
-        key=int,
-    )
+    timed = [one["ns_per_row"] for cell in results["cells"].values() for one in cell.get("batches", {}).values()]
+    counts = sorted({n for times in timed for n in times}, key=int)
     for key, cell in results["cells"].items():
         if "batches" not in cell:
             notes.append(f"- {key}: {cell['status']}: {cell['reason']}")

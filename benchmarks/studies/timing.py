@@ -32,7 +32,8 @@ class Compiled:
 
     Args:
         programs: Name -> predictor, of those whose answers are right.
-        strategies: Name -> "status" ("ok", "left out", "refused", "wrong"), "reason", "compile_seconds".
+        strategies: Name -> "status" ("ok", "left out", "refused", "wrong"), "reason", "compile_seconds", "steps": its
+            plan as [fewest rows, strategy, options] each. The same steps are the same code.
         plan: The steps that `auto` chose, as manifests have them.
     """
 
@@ -77,7 +78,8 @@ def compile_all(model: Any, names: Iterable[str], differs: Callable[[Any], str |
         except StrategyError as refusal:
             strategies[name] = {"status": "refused", "reason": str(refusal)}
             continue
-        record = {"status": "ok", "reason": None, "compile_seconds": time.perf_counter() - begin}
+        record: dict[str, Any] = {"status": "ok", "reason": None, "compile_seconds": time.perf_counter() - begin}
+        record["steps"] = [[s["min_rows"], s["strategy"], s["options"]] for s in one.inspect()["plan"]]
         found = differs(one)
         if found is None:
             programs[name] = one
