@@ -98,7 +98,7 @@ def _from_results(given: argparse.Namespace) -> int:
         return _usage(str(problem))
     except (OSError, ValueError) as problem:
         return _usage(f"{given.results}: {problem}")
-    except (KeyError, TypeError) as problem:
+    except (AttributeError, KeyError, TypeError) as problem:
         return _usage(f"{given.results}: not results of this suite: {type(problem).__name__} {problem}")
     return 0
 

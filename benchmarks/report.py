@@ -58,7 +58,7 @@ def render(results: Mapping[str, Any]) -> str:
     lines = ["# Benchmark results", "", *_about(results), ""]
     shapes = [shape for shape in results["shapes"] if shape["cells"]]
     for batch in results["settings"]["batches"]:
-        lines += [f"## {_rows(batch)}", "", *_overview(shapes, batch), ""]
+        lines += [f"## {rows_a_call(batch)}", "", *_overview(shapes, batch), ""]
     for shape in results["shapes"]:
         lines += [f"## {shape['title']}", ""]
         if not shape["cells"]:
@@ -68,7 +68,8 @@ def render(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _rows(batch: int) -> str:
+def rows_a_call(batch: int) -> str:
+    """A batch size in words."""
     return "1 row a call" if batch == 1 else f"{batch:,} rows a call"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from woodpecker.errors import MissingExtraError
 
+from ..report import rows_a_call
 from ..stats import median, summarise
 from . import latency, regret, scaling, threads
 
@@ -39,7 +40,8 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in figures.items():
-        figure.text(0.01, 0.01, foot, fontsize=7, color="#555555")
+        figure.tight_layout()
+        figure.text(0.01, -0.02, foot, fontsize=7, color="#555555")
         path = folder / f"{name}.svg"
         # Without a date and random ids the same results give the same file.
         with pyplot.rc_context({"svg.hashsalt": name}):
@@ -60,7 +62,9 @@ def _pyplot() -> Any:
     return matplotlib.pyplot
 
 
-def _bars(axes: Any, labels: Sequence[str], series: Mapping[str, Sequence[float | None]]) -> None:
+def _bars(
+    axes: Any, labels: Sequence[str], series: Mapping[str, Sequence[float | None]], logarithmic: bool = False
+) -> None:
     """Groups of horizontal bars, the first label on top; None leaves a gap."""
     height = 0.8 / max(len(series), 1)
     for i, (name, values) in enumerate(series.items()):
@@ -70,6 +74,11 @@ def _bars(axes: Any, labels: Sequence[str], series: Mapping[str, Sequence[float 
     axes.invert_yaxis()
     axes.legend(fontsize=8)
     axes.grid(axis="x", alpha=0.3)
+    if logarithmic:
+        # Bars have no zero to begin at: a power of ten, so that no length depends on what else is in the picture.
+        known = [v for values in series.values() for v in values if v]
+        axes.set_xscale("log")
+        axes.set_xlim(left=10.0 ** math.floor(math.log10(min(known, default=1.0)) - 0.1))
 
 
 def _colour(i: int) -> str:
@@ -109,8 +118,7 @@ def _latency(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
             for what, of in (("p50", "p50_ns"), ("p99", "p99_ns")):
                 times = [one["calls"].get(method) for one in good.values()]
                 series[f"{method} {what}"] = [t and t[of] / 1000 for t in times]
-        _bars(left, list(good), series)
-        left.set_xscale("log")
+        _bars(left, list(good), series, logarithmic=True)
         left.set_xlabel("µs a call of one row")
         done = [0.0] * len(good)
         for i, step in enumerate(latency.STEPS):
@@ -143,7 +151,7 @@ def _threads(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
             axes.plot(counts, ups, style, label=key, color=_colour(i), markersize=4)
         axes.plot([1, most], [1, most], color="#bbbbbb", linestyle=":", zorder=0)
         axes.set_xticks(range(1, most + 1))
-        axes.set_title(f"{batch:,} rows a call")
+        axes.set_title(rows_a_call(batch))
         axes.set_xlabel("threads")
         axes.grid(alpha=0.3)
     grid[0][0].set_ylabel("times faster than one thread")
@@ -177,7 +185,7 @@ def _axis(pyplot: Any, axis: str, cells: Mapping[str, Mapping[str, Any]]) -> tup
     batches = list(dict.fromkeys(batch for cell in cells.values() for batch in cell["batches"]))
     for i, batch in enumerate(batches):
         values = [median(cell["batches"][batch]["ns_per_row"]) for cell in cells.values()]
-        _line(time, points, values, "ns/row", f"{int(batch):,} rows a call", _colour(i))
+        _line(time, points, values, "ns/row", rows_a_call(int(batch)), _colour(i))
     time.legend(fontsize=8)
     _line(build, points, [c["compile_seconds"] for c in cells.values()], "compile, s", axis)
     _line(peak, points, [(c["peak_bytes"] - c["rss_before"]) / 1e6 for c in cells.values()], "compile memory, MB", axis)
@@ -207,9 +215,8 @@ def _routing(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
             names = list(kinds["balanced"])
             series = {kind: [median(times.get(name, [])) for name in names] for kind, times in kinds.items()}
             _bars(axes, names, series)
-            axes.set_xscale("log")
             axes.set_xlabel("ns/row")
-            axes.set_title(f"{int(batch):,} rows a call")
+            axes.set_title(rows_a_call(int(batch)))
         figure.suptitle(f"Balanced and skewed rows: {key}")
         figures[f"routing-{key}"] = figure
     return figures
@@ -227,10 +234,9 @@ def _run(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
             for label, name in zip(series, ("library", "best_peer", "auto"), strict=True):
                 series[label].append(found[name] and found["figures"][found[name]]["ns_per_row"])
         figure, ((axes,),) = _tall(pyplot, 2 * len(cells))
-        _bars(axes, list(cells), series)
-        axes.set_xscale("log")
+        _bars(axes, list(cells), series, logarithmic=True)
         axes.set_xlabel("ns/row, one thread")
-        axes.set_title(f"{batch:,} rows a call")
+        axes.set_title(rows_a_call(batch))
         figures[f"run-{batch}"] = figure
     return figures
 
