@@ -84,18 +84,20 @@ def render(results: Mapping[str, Any]) -> list[str]:
                 continue
             best, slower = result
             chosen = serving(cell["plan"], int(batch))
-            same = _steps(strategies[best], int(batch)) == _steps(strategies[AUTO], int(batch))
-            if same:
+            same_program = strategies[best]["steps"] == strategies[AUTO]["steps"]
+            if same_program:
                 noise.append(abs(slower))
             else:
-                found.append((slower, key, int(batch), best, chosen))
-            mark = " =" if same else " !" if slower > LIMIT else ""
+                same_steps = _steps(strategies[best], int(batch)) == _steps(strategies[AUTO], int(batch))
+                found.append((slower, key, int(batch), best, f"the steps of {chosen}" if same_steps else chosen))
+            mark = " =" if same_program else " !" if slower > LIMIT else ""
             shown = (chosen, number(median(times[AUTO])), best, number(median(times[best])))
             rows.append((key, f"{int(batch):,}", *shown, f"{100 * slower:.0f} %{mark}"))
         notes += [f"- {key}: {n}: {one['status']}: {one['reason']}" for n, one in strategies.items() if one["reason"]]
     lines = [
-        "ns/row of whole calls, one thread, in one process a model. `=`: rows take the very steps that they take in "
-        "the best strategy's plan, so there was nothing better to choose, and what it is off 0 % is noise.",
+        "ns/row of whole calls, one thread, in one process a model. `=`: auto's plan is that of the best strategy, so "
+        "the programs are the same and what it is off 0 % is noise. `the steps of`: the best strategy takes so many "
+        "rows in the same steps, so that the difference lies outside of them.",
         "",
         *table(("model", "rows", "auto chose", "auto", "best", "", "regret"), rows),
         "",
@@ -114,7 +116,7 @@ def render(results: Mapping[str, Any]) -> list[str]:
             ),
             *([""] if bad else []),
         ]
-    lines += [f"The same steps beside themselves (`=`) were off by up to {100 * max(noise):.0f} %.", ""]
+    lines += [f"Noise: the same program beside itself was off by up to {100 * max(noise):.0f} %.", ""]
     return [*lines, *notes]
 
 
