@@ -219,6 +219,7 @@ def test_who_takes_too_long_is_not_timed() -> None:
     settings = dataclasses.replace(FAST, call_seconds=0.0)
     programs = {name: (lambda X: None, pool) for name in ("auto", "slow")}
     assert list(timing.take_turns(programs, 1, settings)) == ["auto"]
+    assert timing.take_turns({"slow": programs["slow"]}, 1, settings) == {}
 
 
 def test_only_a_hopeless_gemm_is_left_out() -> None:
@@ -369,9 +370,11 @@ def test_reports_show_the_figures() -> None:
 
 def test_reports_say_what_is_missing() -> None:
     found = threads_results() | {"complete": False, "commit": None, "woodpecker_changed_meanwhile": True}
-    found["settings"]["clock"] = "cpu"
     text = command.render(found)
-    assert "Incomplete" in text and "Commit unknown" in text and "sources changed" in text and "CPU time" in text
+    assert "Incomplete" in text and "Commit unknown" in text and "sources changed" in text and "CPU time" not in text
+    found = regrets()
+    found["settings"]["clock"] = "cpu"
+    assert "CPU time" in command.render(found)
 
 
 # Plots.

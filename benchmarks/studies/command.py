@@ -65,8 +65,9 @@ def add_parsers(commands: Any) -> None:
         one.add_argument("--fresh", action="store_true", help="drop what an earlier run measured; models are kept")
         one.add_argument("--budget", type=float, default=3600.0, metavar="SECONDS", help="stop after about this (3600)")
         one.add_argument("--rounds", type=int, help="interleaved rounds (9)")
-        one.add_argument("--clock", choices=("wall", "cpu"), help="cpu: CPU time instead, for a busy machine")
         one.add_argument("--date", action="store_true", help="write today's date into the results")
+        if name not in ("latency", "threads"):  # what these ask is time on the wall
+            one.add_argument("--clock", choices=("wall", "cpu"), help="cpu: CPU time instead, for a busy machine")
         if name == "scaling":
             known = ", ".join(scaling.AXES)
             one.add_argument("--axis", action="append", metavar="NAME", help=f"only this ({known}); several times")
@@ -149,7 +150,7 @@ def _settings(given: argparse.Namespace) -> Settings:
     if given.rounds is not None and given.rounds < 1:
         raise ValueError(f"--rounds {given.rounds}: it must be 1 or more")
     base = QUICK_SETTINGS if given.quick else dataclasses.replace(Settings(), batches=BATCHES[given.command])
-    asked = {"batches": batches or None, "rounds": given.rounds, "clock": given.clock}
+    asked = {"batches": batches or None, "rounds": given.rounds, "clock": getattr(given, "clock", None)}
     return dataclasses.replace(base, **{k: v for k, v in asked.items() if v is not None})
 
 

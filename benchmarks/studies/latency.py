@@ -97,7 +97,7 @@ def _measure(
         for one, of, _, rounds in timed:
             if found[one.name]["status"] != "ok":
                 continue
-            arguments = {"form": of, "calls": settings.latency_calls, "first": r * 1013}
+            arguments: dict[str, Any] = {"form": of, "calls": settings.latency_calls, "first": r * 1013}
             try:
                 reply = one.worker.order("latency", limit=60.0, seconds=ROUND_SECONDS, **arguments)
                 rounds.append(reply["ns"])
@@ -170,10 +170,9 @@ def render(results: Mapping[str, Any]) -> list[str]:
             first.append((name, *(seconds(value) for value in shown)))
             times = [one["calls"].get(method) for method in ("predict_raw", "predict")]
             calls.append((name, *(micro(t and t[q]) for t in times for q in ("p50_ns", "p99_ns"))))
-        head = ("first prediction", "cold", "numpy", "import", "load", "first", "warm load", "warm first")
-        lines += [*table(head, first), ""]
-        head = ("one row", "predict_raw p50", "p99", "predict p50", "p99")
-        lines += [*table(head, calls), ""]
+        steps = ("cold", "numpy", "import", "load", "first", "warm load", "warm first")
+        lines += [*table(("first prediction", *steps), first), ""]
+        lines += [*table(("one row", "predict_raw p50", "p99", "predict p50", "p99"), calls), ""]
         lines += [*notes, ""] if notes else []
     return lines
 

@@ -62,7 +62,7 @@ def measure(output: str, settings: dict[str, Any], batches: list[int], made: dic
     for module in woodpecker(AUTO).requires:  # what compiling imports is no part of what it takes
         importlib.import_module(module)
     limits = Settings(**settings)
-    model = forest(**made)
+    model = forest(made["trees"], made["leaves"], made["features"])
     with tempfile.TemporaryDirectory(dir=output) as folder:
         path = Path(folder) / "model.so"
         reset_peak()

@@ -123,7 +123,7 @@ def take_turns(
     names = [name for name in programs if name in always or expected[name] < limits.call_seconds * 1e9]
     found: dict[str, list[float]] = {name: [] for name in names}
     for r in range(limits.rounds):
-        start = r % len(names)
+        start = r % max(len(names), 1)
         for name in names[start:] + names[:start]:
             predict, pool = programs[name]
             turn = (batch, limits.turn_seconds, r * 101, expected[name], limits.clock)
