@@ -18,6 +18,7 @@ from benchmarks.state import StateMismatch
 from benchmarks.studies import command, forests, latency, regret, routing, runner, scaling, threads, timing
 from benchmarks.studies.generate import balanced_rows, forest, skewed_rows
 from benchmarks.studies.runner import Cell, Settings, Skipped, run_study
+from tests import test_benchmarks as toys
 from woodpecker import reference
 from woodpecker.forest import LEAF, Forest, leaf_depth, tree_depth, tree_leaves
 
@@ -164,6 +165,34 @@ def test_a_worker_measures_a_cell(tmp_path: Path) -> None:
     assert list(record["batches"]) == ["1", "10"] and len(record["batches"]["10"]["ns_per_row"]) == 3
     assert 0 < record["artifact_bytes"] < 1e6 and record["peak_bytes"] > record["rss_before"] > 1e7
     assert not list(tmp_path.glob("tmp*")), "the artifact is gone"
+
+
+LIB = dataclasses.replace(toys.LIB, load_predict=toys.load)
+SOUND = dataclasses.replace(toys.SOUND, load_predict=toys.load)
+ONE_BIT = dataclasses.replace(toys.ONE_BIT, load_predict=toys.load)
+OTHER_PREDICT = dataclasses.replace(toys.SOUND, load_predict=toys.scores_but(lambda scores: scores + 1))
+BAD, ABSENT = toys.BAD, toys.ABSENT
+
+
+def test_latency_of_who_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("LIB", "SOUND", "ONE_BIT", "OTHER_PREDICT", "BAD", "ABSENT")
+    contestants = {f"tests.test_benchmark_studies:{name}": globals()[name] for name in names}
+    monkeypatch.setattr(latency, "train", lambda shape, n, settings, output: toys.train(shape, n, toys.FAST, output))
+    settings = dataclasses.replace(FAST, fresh_processes=1, latency_calls=30)
+    (cell,) = latency.cells([toys.TOY])
+    record = latency.measure(cell, settings, tmp_path, contestants)
+    found = {name.partition(":")[2]: one for name, one in record["contestants"].items()}
+    statuses = {name: one["status"] for name, one in found.items()}
+    assert statuses == dict(zip(names, ("ok", "ok", "wrong", "wrong", "wrong", "unavailable"), strict=True))
+    assert record["status"] == "wrong" and "ONE_BIT" in record["reason"] and "BAD" not in record["reason"]
+    assert "predict: 256 of 256 rows are off" in found["OTHER_PREDICT"]["reason"]
+    for name in ("LIB", "SOUND"):
+        calls = found[name]["calls"]
+        assert calls.keys() == {"predict_raw", "predict"} and all(one["calls"] == 72 for one in calls.values())
+        assert all(0 < one["p50_ns"] <= one["p99_ns"] < 1e8 and len(one["ns"]) == 3 for one in calls.values())
+        cold = found[name]["cold"]
+        assert cold.keys() == {*latency.STEPS, "warm_load", "warm_first"} and cold["numpy"] > 0.001
+    assert all("calls" not in found[name] and "cold" not in found[name] for name in names[2:])
 
 
 # Inside of a worker.
@@ -466,7 +495,7 @@ def test_models_are_selected() -> None:
     assert names(["all"], ["3", "1"]) == [first, second, "forest-3", "forest-1"]
 
 
-def test_a_study_has_cells_for_all_that_is_asked(tmp_path: Path) -> None:
+def test_a_study_has_cells_for_all_that_is_asked() -> None:
     default = Settings()
     assert len(scaling.cells(("trees", "batch"), default)) == len(scaling.AXES["trees"]) + 1
     assert scaling.AXES["trees"][-1] == 10_000 and scaling.AXES["batch"][-1] == 1_000_000
@@ -474,14 +503,3 @@ def test_a_study_has_cells_for_all_that_is_asked(tmp_path: Path) -> None:
     assert [cell.key for cell in routing.cells(routing.SHAPES)] == list(routing.SHAPES)
     assert [cell.pool >= 200_000 for cell in threads.cells(SHAPES[:1], Settings(batches=(100_000,)), 2)] == [True]
     assert [cell.shape for cell in latency.cells(SHAPES[:2])] == list(SHAPES[:2])
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("study", command.STUDIES)
-def test_quick_form_of_every_study(study: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command_line.main([study, "--quick", "--output", str(tmp_path)]) == 0
-    assert f"# {study.capitalize()}" in capsys.readouterr().out
-    (path,) = (tmp_path / "quick").glob(f"{study}-*.json")
-    found = json.loads(path.read_text())
-    assert found["complete"] is True and found["cells"]
-    assert all(cell["status"] == "ok" for cell in found["cells"].values())

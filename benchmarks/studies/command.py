@@ -157,7 +157,7 @@ def _settings(given: argparse.Namespace) -> Settings:
 def _plan(given: argparse.Namespace, settings: Settings) -> tuple[list[Cell], Measure]:
     """The cells of a study, and what measures one."""
     if given.command == "scaling":
-        axes = given.axis or (("trees", "batch") if given.quick else tuple(scaling.AXES))
+        axes = given.axis or (("trees",) if given.quick else tuple(scaling.AXES))
         _known("axis", axes, scaling.AXES)
         return scaling.cells(axes, settings), in_worker
     if given.command == "routing":
@@ -167,6 +167,8 @@ def _plan(given: argparse.Namespace, settings: Settings) -> tuple[list[Cell], Me
     suite: Sequence[Shape] = QUICK[-1:] if given.quick else SHAPES
     if given.command == "regret":
         held = forests.quick() if given.quick else forests.held_out()
+        if given.quick and not given.shape and not given.forest:
+            suite = ()
         return regret.cells(regret.selected(suite, held, given.shape, given.forest), settings), in_worker
     by_name = {shape.name: shape for shape in suite}
     _known("model", given.shape, by_name)

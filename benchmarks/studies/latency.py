@@ -133,7 +133,7 @@ def _cold(name: str, info: Info, place: Path, processes: int) -> dict[str, float
     asked = json.dumps({"contestant": name, "info": info.to_json(), "folder": str(folder)})
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.studies.cold", asked]
     runs = []
-    for _ in range(processes + 1):
+    for _ in range(processes + (processes > 1)):
         with log.open("ab") as errors:
             try:
                 done = subprocess.run(
@@ -143,7 +143,7 @@ def _cold(name: str, info: Info, place: Path, processes: int) -> dict[str, float
                 raise Failed(f"the first prediction in a fresh process: {problem.__class__.__name__}") from None
         runs.append(json.loads(done.stdout))
     # The first one filled the system's cache.
-    return {step: float(np.median([run[step] for run in runs[1:]])) for step in runs[0]}
+    return {step: float(np.median([run[step] for run in runs[-processes:]])) for step in runs[0]}
 
 
 def render(results: Mapping[str, Any]) -> list[str]:
