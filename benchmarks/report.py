@@ -93,6 +93,8 @@ def _about(results: Mapping[str, Any]) -> list[str]:
         "interquartile range. Ratios are medians of the ratio within each round; above 1 is faster. ~ marks answers "
         "that are not the library's bits.",
     ]
+    if results.get("commit"):  # the first results have none
+        lines += ["", f"Commit {results['commit']}."]
     if results["settings"]["clock"] == "cpu":
         lines += ["", "Times are CPU time, not time on the wall: the machine was in use by others."]
     loads = [cell["load_average"] for shape in results["shapes"] for cell in shape["cells"].values()]

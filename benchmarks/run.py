@@ -89,6 +89,7 @@ def collect(
 ) -> dict[str, Any]:
     """The results so far, as JSON values."""
     about = dict(state.get("header") or {})
+    about["commit"] = machine.commit()
     about["woodpecker_changed_meanwhile"] = about["machine"]["woodpecker_sources"] != machine.source_digest()
     about["shapes"] = []
     complete = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,18 @@ def test_latency_of_who_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         cold = found[name]["cold"]
         assert cold.keys() == {*latency.STEPS, "warm_load", "warm_first"} and cold["numpy"] > 0.001
     assert all("calls" not in found[name] and "cold" not in found[name] for name in names[2:])
+
+
+def test_results_name_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(command: list[str], **_: Any) -> Any:
+        if command[0] == "git":
+            return subprocess.CompletedProcess(command, 0, stdout="0123456789ab-dirty\n")
+        raise FileNotFoundError(command[0])
+
+    monkeypatch.setattr(runner.machine.subprocess, "run", fake)
+    assert runner.machine.commit() == "0123456789ab-dirty"
+    monkeypatch.setattr(runner.machine.subprocess, "run", lambda *_, **__: fake(["no git"]))
+    assert runner.machine.commit() is None
 
 
 # Inside of a worker.
