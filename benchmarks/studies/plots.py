@@ -190,6 +190,9 @@ def _axis(pyplot: Any, axis: str, cells: Mapping[str, Mapping[str, Any]]) -> tup
     _line(build, points, [c["compile_seconds"] for c in cells.values()], "compile, s", axis)
     _line(peak, points, [(c["peak_bytes"] - c["rss_before"]) / 1e6 for c in cells.values()], "compile memory, MB", axis)
     _line(disk, points, [c["artifact_bytes"] / 1e3 for c in cells.values()], "artifact, KB", axis)
+    for axes in (build, peak):  # they have a floor, of which a logarithmic axis would make little steps look steep
+        axes.set_yscale("linear")
+        axes.set_ylim(bottom=0)
     for axes in (time, build, peak, disk):
         axes.set_xlabel(axis)
     return figure, grid
