@@ -349,6 +349,7 @@ def test_regret_report_tells_noise_from_a_wrong_choice() -> None:
 def threads_results() -> dict[str, Any]:
     times = {"1": [10.0, 20.0], "2": [5.0, 10.0]}
     cell = {"status": "ok", "reason": None, "about": {}, "strategy": "walk", "batches": {"64": {"ns_per_row": times}}}
+    cell |= {"cpus_used": {"1": 1.0, "2": 1.7}, "load_average": 3.0}
     return results("threads", (64,), one=cell)
 
 
@@ -398,6 +399,9 @@ ALL = (regrets, threads_results, scaling_results, routing_results, latency_resul
 
 def test_reports_show_the_figures() -> None:
     assert "| one   |     walk |   64 |               15.0 |     2.00x |" in command.render(threads_results())
+    assert "CPUs used, by number of threads: 1.00 by 1, 1.70 by 2; load average 3.0" in command.render(
+        threads_results()
+    )
     text = command.render(scaling_results())
     assert "| 30    |     walk |   20.0 |    10.0 |   1.5 s | 50.0 MB |  2.00 KB | 0.001 s |" in text
     assert "- trees/100: failed: out of memory" in text and "## batch: walk" in text

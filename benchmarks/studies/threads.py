@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -13,7 +14,7 @@ from ..contestants import own_model
 from ..report import ABSENT, number, table
 from ..shapes import Info, Shape, open_pool, pool_rows
 from ..stats import median, ratio
-from ..worker import Reply
+from ..worker import Reply, time_calls
 from .runner import Cell, Settings
 from .timing import library_check, take_turns
 
@@ -40,7 +41,8 @@ def measure(output: str, settings: dict[str, Any], info: dict[str, Any], most: i
     """One model: save it compiled with `auto`, load it once for each number of threads, and time them in turns.
 
     Returns:
-        "batches": rows -> "ns_per_row": number of threads -> one number a round.
+        "batches": rows -> "ns_per_row": number of threads -> one number a round; "cpus_used": number of threads -> CPU
+        seconds per second, at the largest batch; "load_average".
     """
     import woodpecker as wp
 
@@ -61,7 +63,12 @@ def measure(output: str, settings: dict[str, Any], info: dict[str, Any], most: i
         # CPU time adds threads up; what counts here is the time on the wall.
         wall = replace(limits, clock="wall")
         batches = {str(b): {"ns_per_row": take_turns(programs, b, wall, ("1",))} for b in limits.batches}
-    return {"strategy": loaded["1"].strategy, "batches": batches}
+        used = {}
+        for n, one in loaded.items():
+            reply = time_calls(one.predict_raw, pool, max(limits.batches), limits.turn_seconds, 0, 1e6)
+            used[n] = round(reply["cpu_ns"] / max(reply["wall_ns"], 1), 2)
+    found = {"cpus_used": used, "load_average": round(os.getloadavg()[0], 2)}
+    return {"strategy": loaded["1"].strategy, "batches": batches, **found}
 
 
 def speed_up(times: Mapping[str, list[float]], n: str) -> float | None:
@@ -83,6 +90,12 @@ def render(results: Mapping[str, Any]) -> list[str]:
             ups = [speed_up(times, n) for n in counts if n != "1"]
             shown = (ABSENT if up is None else f"{up:.2f}x" for up in ups)
             rows.append((key, cell["strategy"], f"{int(batch):,}", number(median(times["1"])), *shown))
+        used = ", ".join(f"{cpus:.2f} by {n}" for n, cpus in cell["cpus_used"].items())
+        notes.append(f"- {key}: CPUs used, by number of threads: {used}; load average {cell['load_average']:.1f}")
     head = ("model", "strategy", "rows", "ns/row on 1 thread", *(f"{n} threads" for n in counts if n != "1"))
-    lines = ["Whole calls, time on the wall; speed-up against one thread.", "", *table(head, rows)]
+    about = (
+        "Whole calls, time on the wall; speed-up against one thread. Where fewer CPUs were used than there were threads, "
+        "others had them, and the speed-up tells of the machine's load."
+    )
+    lines = [about, "", *table(head, rows)]
     return [*lines, *([""] if notes else []), *notes]
