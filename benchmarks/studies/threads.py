@@ -67,8 +67,8 @@ def measure(output: str, settings: dict[str, Any], info: dict[str, Any], most: i
         for n, one in loaded.items():
             reply = time_calls(one.predict_raw, pool, max(limits.batches), limits.turn_seconds, 0, 1e6)
             used[n] = round(reply["cpu_ns"] / max(reply["wall_ns"], 1), 2)
-    found = {"cpus_used": used, "load_average": round(os.getloadavg()[0], 2)}
-    return {"strategy": loaded["1"].strategy, "batches": batches, **found}
+    noise = {"cpus_used": used, "load_average": round(os.getloadavg()[0], 2)}
+    return {"strategy": loaded["1"].strategy, "batches": batches, **noise}
 
 
 def speed_up(times: Mapping[str, list[float]], n: str) -> float | None:
@@ -94,8 +94,8 @@ def render(results: Mapping[str, Any]) -> list[str]:
         notes.append(f"- {key}: CPUs used, by number of threads: {used}; load average {cell['load_average']:.1f}")
     head = ("model", "strategy", "rows", "ns/row on 1 thread", *(f"{n} threads" for n in counts if n != "1"))
     about = (
-        "Whole calls, time on the wall; speed-up against one thread. Where fewer CPUs were used than there were threads, "
-        "others had them, and the speed-up tells of the machine's load."
+        "Whole calls, time on the wall; speed-up against one thread. Where fewer CPUs were used than there were "
+        "threads, others had them, and the speed-up tells of the machine's load."
     )
     lines = [about, "", *table(head, rows)]
     return [*lines, *([""] if notes else []), *notes]
