@@ -73,7 +73,10 @@ def byte_columns(frame: Frame, fill: Fill) -> None:
         fill(begin, end, False)
         with TB.serial(begin, end) as column:
             place = register(frame.place(column - begin, const(0), const(0)))
-            with TB.serial(tables["piece"][column], tables["piece"][column + const(1)]) as q:
+            # From 0: TVM 0.27 does not shift the start of a loop within one that does not start at 0 itself.
+            first = register(tables["piece"][column])
+            with TB.serial(0, tables["piece"][column + const(1)] - first) as i:
+                q = register(first + i)
                 levels = register(tables["heap_levels"][q])
                 for height in HEIGHTS if permuted else ():
                     with TB.If(levels == const(height)), TB.Then():
