@@ -24,14 +24,14 @@ hide each other's latency."""
 COLUMNS = cpu_bitslice.COLUMNS
 TOGETHER = 8
 """Rows that are ranked together where vectors can't look up bounds."""
-PERMUTED = "permuted"
-"""The flag of layouts whose bounds are looked up in registers."""
+SEARCHES: tuple[tuple[set[str], int], ...] = ((AVX512, 16), ({"avx2"}, 8))
+"""Features, and how many float32 bounds a register has, among which they look one up for each of as many rows."""
 
 
 def target_stages(layout: Layout, features: Collection[str]) -> Layout:
     """The tables of the stages that need features of the target, where it has them and the forest allows them."""
-    flags = {PERMUTED} if set(features) >= AVX512 else set()
-    stages = Layout({}, {}, {}, frozenset(flags))
+    widths = [width for needed, width in SEARCHES if set(features) >= needed]
+    stages = Layout({}, {}, {"search": widths[0]} if widths else {}, frozenset())
     if set(features) >= {*AVX512, "avx512vbmi"} and not {"vector", "linear"} & layout.flags:
         stages |= cpu_bitslice._byte_planes(layout)
     return stages
@@ -66,7 +66,7 @@ def byte_columns(frame: Frame, fill: Fill) -> None:
     for each category set q:                            Q[q] = is V[column] a member?
     """
     tables, n_numeric = frame.tables, frame.scalar("n_numeric")
-    permuted = PERMUTED in frame.signature.flags and frame.value_dtype == "float32"
+    width = dict(frame.signature.constants).get("search") if frame.value_dtype == "float32" else None
     with TB.serial(0, tirx.truncdiv(n_numeric + const(COLUMNS - 1), const(COLUMNS))) as some:
         begin = register(some * const(COLUMNS))
         end = register(tirx.min(begin + const(COLUMNS), n_numeric))
@@ -78,10 +78,10 @@ def byte_columns(frame: Frame, fill: Fill) -> None:
             with TB.serial(0, tables["piece"][column + const(1)] - first) as i:
                 q = register(first + i)
                 levels = register(tables["heap_levels"][q])
-                for height in HEIGHTS if permuted else ():
+                for height in HEIGHTS if width else ():
                     with TB.If(levels == const(height)), TB.Then():
-                        _search_registers(frame, place, q, height)
-                if not permuted:
+                        _search_registers(frame, place, q, height, width)
+                if not width:
                     _search(frame, place, q, levels)
     if "member" in tables:
         fill(n_numeric, frame.scalar("n_columns"), True)
@@ -114,44 +114,40 @@ def _search(frame: Frame, place: Expr, q: Expr, levels: Expr) -> None:
             TB.buffer_store(Q, tirx.Cast("int8", i[0] - first), [start + some * const(TOGETHER) + const(j)])
 
 
-def _search_registers(frame: Frame, place: Expr, q: Expr, height: int) -> None:
-    """`_search` for 16 rows at once, with the heap in registers."""
+def _search_registers(frame: Frame, place: Expr, q: Expr, height: int, width: int) -> None:
+    """`_search` for ``width`` rows at once, with the heap in registers."""
     Q, heap = _bytes(frame), register(frame.tables["heap_offset"][q])
     table = [
-        vector_register(frame.tables["bound"][tirx.Ramp(heap + const(at), const(1), 16)])
-        for at in range(0, 2**height, 16)
+        vector_register(frame.tables["bound"][tirx.Ramp(heap + const(at), const(1), width)])
+        for at in range(0, 2**height, width)
     ]
-
-    def pair(low: int, at: Expr) -> Expr:
-        name = "llvm.x86.avx512.vpermi2var.ps.512"
-        return tirx.call_llvm_pure_intrin("float32x16", name, table[low], at, table[low + 1])
-
-    def bound(level: int, at: Expr, left: list[Expr]) -> Expr:
-        """The bounds at places of a level, whose 2**level bounds follow those of the levels before."""
-        if level < 5:
-            name = "llvm.x86.avx512.permvar.sf.512"
-            return tirx.call_llvm_pure_intrin("float32x16", name, table[level // 4], at)
-        if level == 5:
-            return pair(2, at)
-        if level == 6:
-            return tirx.Select(left[0], pair(4, at), pair(6, at))
-        lower = tirx.Select(left[1], pair(8, at), pair(10, at))
-        upper = tirx.Select(left[1], pair(12, at), pair(14, at))
-        return tirx.Select(left[0], lower, upper)
-
     start = register(q * const(scan.ROWS))
-    zeros, ones = (tirx.Broadcast(const(v), 16) for v in (0, 1))
-    with TB.serial(0, _vectors(frame, 16)) as some:
-        x = vector_register(
-            frame.V[tirx.Ramp(place + tirx.Cast("int64", some * const(16)), const(1, "int64"), 16)]
-        )
+    zeros, ones = (tirx.Broadcast(const(v), width) for v in (0, 1))
+    with TB.serial(0, _vectors(frame, width)) as some:
+        row = place + tirx.Cast("int64", some * const(width))
+        x = vector_register(frame.V[tirx.Ramp(row, const(1, "int64"), width)])
         at = vector_register(ones)
         left: list[Expr] = []
         for level in range(height):
-            left.append(x <= vector_register(bound(level, at, left)))
+            # The bounds of a level follow those of all levels before.
+            parts = table[2**level // width : max(2 ** (level + 1) // width, 1)]
+            left.append(x <= vector_register(_bound(parts, at, left)))
             at = vector_register(at + at + tirx.Select(left[level], zeros, ones))
-        rank = tirx.Cast("int8x16", at - tirx.Broadcast(const(2**height + 128), 16))
-        TB.buffer_store(Q, rank, [tirx.Ramp(start + some * const(16), const(1), 16)])
+        rank = tirx.Cast(f"int8x{width}", at - tirx.Broadcast(const(2**height + 128), width))
+        TB.buffer_store(Q, rank, [tirx.Ramp(start + some * const(width), const(1), width)])
+
+
+def _bound(parts: list[Expr], at: Expr, left: list[Expr]) -> Expr:
+    """The bounds at places ``at`` of a heap's level, which ``parts`` hold; ``left``: the turns taken so far."""
+    if len(parts) == 1:
+        lanes = int(str(at.ty.dtype).rsplit("x", 1)[1])
+        name = {16: "llvm.x86.avx512.permvar.sf.512", 8: "llvm.x86.avx2.permps"}[lanes]
+        return tirx.call_llvm_pure_intrin(f"float32x{lanes}", name, parts[0], at)
+    if len(parts) == 2 and str(at.ty.dtype) == "int32x16":
+        name = "llvm.x86.avx512.vpermi2var.ps.512"
+        return tirx.call_llvm_pure_intrin("float32x16", name, parts[0], at, parts[1])
+    half = len(parts) // 2
+    return tirx.Select(left[0], _bound(parts[:half], at, left[1:]), _bound(parts[half:], at, left[1:]))
 
 
 def _codes(frame: Frame) -> None:
