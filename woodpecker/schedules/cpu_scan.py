@@ -10,17 +10,14 @@ from tvm.script.ir_builder import tirx as TB
 
 from ..layout import Layout
 from ..relay_ops import scan
-from ..relay_ops.scan import HEIGHTS
 from ..relay_ops.predicate import Expr
+from ..relay_ops.scan import HEIGHTS
 from . import cpu_bitslice
 from .cpu_bitslice import AVX512, BYTE_PLANES
 from .tir import ITEMSIZE, Fill, Frame, Sink, const, register, scratch_view, vector_register
 
-LANES = 64
+LANES = scan.LEAST_ROWS
 """Rows of a vector of bytes; where vectors are narrower, LLVM makes several of it."""
-WIDTHS = (1, 2, 4)
-"""Vectors of rows that a node is applied to: the fewest that hold the rows of a block. With several, their comparisons
-hide each other's latency."""
 COLUMNS = cpu_bitslice.COLUMNS
 TOGETHER = 8
 """Rows that are ranked together where vectors can't look up bounds."""
@@ -66,7 +63,7 @@ def byte_columns(frame: Frame, fill: Fill) -> None:
     for each category set q:                            Q[q] = is V[column] a member?
     """
     tables, n_numeric = frame.tables, frame.scalar("n_numeric")
-    width = dict(frame.signature.constants).get("search") if frame.value_dtype == "float32" else None
+    width = dict(frame.signature.constants).get("search", 0) if frame.value_dtype == "float32" else 0
     with TB.serial(0, tirx.truncdiv(n_numeric + const(COLUMNS - 1), const(COLUMNS))) as some:
         begin = register(some * const(COLUMNS))
         end = register(tirx.min(begin + const(COLUMNS), n_numeric))
@@ -206,7 +203,7 @@ def _accumulators(vectors: int, value: Expr) -> list[Any]:
 
 def _by_width(frame: Frame, emit: Callable[[int], None]) -> None:
     """The code for as few vectors as hold the rows of the block."""
-    for narrower, vectors in zip((0, *WIDTHS), WIDTHS, strict=False):
+    for narrower, vectors in zip((0, *scan.VECTORS), scan.VECTORS, strict=False):
         inside = frame.rows <= const(vectors * LANES)
         if narrower:
             inside = tirx.And(inside, frame.rows > const(narrower * LANES))
@@ -226,9 +223,7 @@ def _apply_nodes(frame: Frame, t: Expr) -> None:
         number = _accumulators(vectors, const(0, "int8"))
         with TB.serial(tables["node_offset"][t], tables["node_offset"][t + const(1)]) as i:
             start = register(tables["node_column"][i] * const(scan.ROWS))
-            k, a, m = (
-                tirx.Broadcast(register(tables["node_test"][i * const(4) + const(j)]), LANES) for j in range(3)
-            )
+            k, a, m = (tirx.Broadcast(register(tables["node_test"][i * const(4) + const(j)]), LANES) for j in range(3))
             for v in range(vectors):
                 right = Q[tirx.Ramp(start + const(v * LANES), const(1), LANES)] > k
                 here = number[v][EVERY] == a
