@@ -21,7 +21,7 @@ def main(
     output: Annotated[Path, typer.Option("-o", "--output", help="The .so to write.", show_default=False)],
     target: Annotated[str, typer.Option(help='"llvm" (this machine), "x86-64-v3", ..., or a TVM target.')] = "llvm",
     strategy: Annotated[
-        str, typer.Option(help="auto, gemm, tree_traversal, perfect_tree_traversal or depth_rule.")
+        str, typer.Option(help="auto, gemm, tree_traversal, perfect_tree_traversal, bitslice, scan or depth_rule.")
     ] = "auto",
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the strategy, as name=value; may be repeated.")
