@@ -213,7 +213,7 @@ def test_stages_that_need_cpu_features(name):
 def test_stages_of_scan_that_need_cpu_features(name):
     for cpu, features, instruction in (
         ("znver4", machine.X86_FLAGS, "vperm[it]2ps"),
-        ("x86-64-v3", ["avx2"], "vpermps"),
+        ("x86-64-v3", ["avx2"], "vpshufb"),
     ):
         made = prepared(FORESTS[name](), "scan", features=features, min_rows=1)
         function = kernel(made.signatures, "entry", "raw_f32")

@@ -66,10 +66,11 @@ def test_more_columns_than_are_made_at_a_time():
 
 
 @pytest.mark.parametrize(
-    ("target", "leaves"), in_tiers([(t, n) for t in TARGETS for n in (1, 2, 63, 64, 65, 128, 129, 256)], [7, 15])
+    ("target", "leaves"),
+    in_tiers([(t, n) for t in TARGETS for n in (1, 2, 16, 17, 33, 64, 65, 128, 129, 256)], [9, 14, 19]),
 )
 def test_leaf_numbers_of_every_width(target, leaves):
-    """Leaf tables of 64, 128 and 256 places, and numbers beyond the sign of a byte."""
+    """Leaf tables of 16 to 256 places, and numbers beyond the sign of a byte."""
     rng = np.random.default_rng(leaves)
     for acc in ("float32", "float64"):
         trees = [random_tree(rng, n, 6) for n in (leaves, max(leaves // 2, 1), leaves)]
@@ -163,12 +164,18 @@ def test_limits(make: Callable[[], Forest], name, value, reason, monkeypatch):
 def test_tables_of_targets():
     """Bounds in registers where there are lookups among registers, leaf values as bytes where bytes are looked up."""
 
-    def constants(features: tuple[str, ...]) -> tuple[int | None, bool]:
-        signature = prepared(FORESTS["float32"](), "scan", features=features, min_rows=1).signatures[0]
-        return dict(signature.constants).get("search"), "byte_planes" in signature.flags
+    def stages(forest: Forest, *features: str) -> tuple[int | None, int | None]:
+        signature = prepared(forest, "scan", features=features, min_rows=1).signatures[0]
+        constants = dict(signature.constants)
+        assert ("byte_planes" in signature.flags) == ("looked_up" in constants)
+        return constants.get("search"), constants.get("looked_up")
 
     avx512 = ("avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl")
-    assert constants(()) == (None, False)
-    assert constants(("avx2",)) == (8, False)
-    assert constants(avx512) == (16, False)
-    assert constants((*avx512, "avx512vbmi")) == (16, True)
+    few = FORESTS["float32"]()
+    many = from_nested([random_tree(np.random.default_rng(0), 65, 3)], 3)
+    for forest, by_16 in ((few, 16), (many, None), (FORESTS["vector"](), None), (FORESTS["linear"](), None)):
+        by_64 = None if forest.vector_leaves or forest.linear_offset is not None else 64
+        assert stages(forest) == (None, None)
+        assert stages(forest, "avx2") == (8, by_16)
+        assert stages(forest, *avx512) == (16, by_16)
+        assert stages(forest, *avx512, "avx512vbmi") == (16, by_64)

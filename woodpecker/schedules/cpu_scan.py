@@ -18,6 +18,9 @@ from .tir import ITEMSIZE, Fill, Frame, Sink, const, register, scratch_view, vec
 
 LANES = scan.LEAST_ROWS
 """Rows of a vector of bytes; where vectors are narrower, LLVM makes several of it."""
+LOOK_UPS: tuple[tuple[set[str], int, int], ...] = (({*AVX512, "avx512vbmi"}, 64, 8), ({"avx2"}, 16, 6))
+"""Features, how many bytes an instruction looks one up among for each row, and up to which bits of a leaf number this
+was measured to be faster than a load for each row."""
 COLUMNS = cpu_bitslice.COLUMNS
 TOGETHER = 8
 """Rows that are ranked together where vectors can't look up bounds."""
@@ -29,8 +32,11 @@ def target_stages(layout: Layout, features: Collection[str]) -> Layout:
     """The tables of the stages that need features of the target, where it has them and the forest allows them."""
     widths = [width for needed, width in SEARCHES if set(features) >= needed]
     stages = Layout({}, {}, {"search": widths[0]} if widths else {}, frozenset())
-    if set(features) >= {*AVX512, "avx512vbmi"} and not {"vector", "linear"} & layout.flags:
-        stages |= cpu_bitslice._byte_planes(layout)
+    bytes_of = [
+        width for needed, width, bits in LOOK_UPS if set(features) >= needed and layout.constants["bits"] <= bits
+    ]
+    if bytes_of and not {"vector", "linear"} & layout.flags:
+        stages |= cpu_bitslice._byte_planes(layout) | Layout({}, {}, {"looked_up": bytes_of[0]}, frozenset())
     return stages
 
 
@@ -272,7 +278,30 @@ def _add_by_byte_planes(frame: Frame, t: Expr, sums: Any, numbers: Any, at: Expr
     ]
     with TB.serial(0, _vectors(frame, 64)) as g:
         number = vector_register(numbers[tirx.Ramp(at + g * const(64), const(1), 64)])
-        looked_up = [vector_register(cpu_bitslice._look_up(part, number)) for part in parts]
+        if frame.signature.constant("looked_up") == 64:
+            looked_up = [vector_register(cpu_bitslice._look_up(part, number)) for part in parts]
+        else:
+            looked_up = [_look_up_16(frame, planes, table + const(b * entries), number) for b in range(size)]
         for j, vector in enumerate(cpu_bitslice._interleave(looked_up)):
             place = tirx.Ramp(column + g * const(64) + const(j * lanes), const(1), lanes)
             TB.buffer_store(sums, sums[place] + tirx.reinterpret(f"{dtype}x{lanes}", vector), [place])
+
+
+def _look_up_16(frame: Frame, planes: Any, table: Expr, number: Expr) -> Expr:
+    """64 bytes at 64 numbers, by instructions that look up 16 bytes in each 128 bits of a 256-bit vector."""
+    parts = []
+    for at in range(0, max(16, 2 ** frame.signature.constant("bits")), 16):
+        part = planes[tirx.Ramp(table + const(at), const(1), 16)]
+        parts.append(tirx.Shuffle([part, part], [const(i) for i in range(32)]))
+    halves = []
+    for half in (0, 32):
+        numbers = vector_register(tirx.Shuffle([number], [const(half + i) for i in range(32)]))
+        found = [tirx.call_llvm_pure_intrin("uint8x32", "llvm.x86.avx2.pshuf.b", part, numbers) for part in parts]
+        bit = 16
+        while len(found) > 1:
+            clear = numbers & tirx.Broadcast(const(bit, "uint8"), 32)
+            clear = clear == tirx.Broadcast(const(0, "uint8"), 32)
+            found = [tirx.Select(clear, low, high) for low, high in zip(found[::2], found[1::2], strict=True)]
+            bit *= 2
+        halves.append(vector_register(found[0]))
+    return vector_register(tirx.Shuffle(halves, [const(i) for i in range(64)]))
