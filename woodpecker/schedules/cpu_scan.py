@@ -1,4 +1,8 @@
-"""The CPU kernel of `scan`: byte columns of a row block, leaf numbers of all its rows, and their values."""
+"""The CPU kernel of `scan`: byte columns of a row block, leaf numbers of all its rows, and their values.
+
+Where the target can look up numbers among those of a register, ranks are found so, for as many rows as it has numbers,
+and leaf values, as in `woodpecker.schedules.cpu_bitslice`, byte by byte. Else both are loads for each row.
+"""
 
 from __future__ import annotations
 
