@@ -161,7 +161,7 @@ def test_limits(make: Callable[[], Forest], name, value, reason, monkeypatch):
         wp.compile(forest, strategy="scan")
 
 
-def test_tables_of_targets():
+def test_tables_of_targets(monkeypatch):
     """Bounds in registers where there are lookups among registers, leaf values as bytes where bytes are looked up."""
 
     def stages(forest: Forest, *features: str) -> tuple[int | None, int | None]:
@@ -179,3 +179,5 @@ def test_tables_of_targets():
         assert stages(forest, "avx2") == (8, by_16)
         assert stages(forest, *avx512) == (16, by_16)
         assert stages(forest, *avx512, "avx512vbmi") == (16, by_64)
+    monkeypatch.setattr(scan, "MAX_BYTES", few.n_trees * 64 * 8 - 1)
+    assert stages(few, *avx512, "avx512vbmi") == (16, None)

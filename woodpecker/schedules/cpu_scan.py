@@ -39,7 +39,9 @@ def target_stages(layout: Layout, features: Collection[str]) -> Layout:
     bytes_of = [
         width for needed, width, bits in LOOK_UPS if set(features) >= needed and layout.constants["bits"] <= bits
     ]
-    if bytes_of and not {"vector", "linear"} & layout.flags:
+    # A tree's planes have 64 places at least, which the limit on leaf tables does not know of.
+    planes = layout.scalars["n_trees"] * max(64, 2 ** layout.constants["bits"]) * 8
+    if bytes_of and planes <= scan.MAX_BYTES and not {"vector", "linear"} & layout.flags:
         stages |= cpu_bitslice._byte_planes(layout) | Layout({}, {}, {"looked_up": bytes_of[0]}, frozenset())
     return stages
 
