@@ -22,6 +22,7 @@ ALONE: dict[str, dict[str, int]] = {
     "tree_traversal": {"trees": 2, "interleave": 2, "unroll": 1},
     "perfect_tree_traversal": {"trees": 2, "interleave": 2},
     "bitslice": {"min_rows": 1},
+    "scan": {"min_rows": 1},
 }
 """Options with which a strategy serves every row count by itself, with the same code whatever the forest's size, and
 little of it."""

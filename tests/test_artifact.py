@@ -36,6 +36,7 @@ CRC_AT = 48
         ("truncate", "tree_traversal"),
         ("vector", "perfect_tree_traversal"),
         ("sentinel64", "bitslice"),
+        ("truncate", "scan"),
         ("linear", "tree_traversal"),
         ("empty", "gemm"),
     ],

@@ -48,6 +48,8 @@ CASES = {
     "tree_traversal_unrolled": (plain, "tree_traversal", {"interleave": 1, "unroll": 2}, "raw_f32"),
     "perfect_tree_traversal": (plain, "perfect_tree_traversal", {"interleave": 2}, "raw_f32"),
     "bitslice": (plain, "bitslice", {"min_rows": 1}, "raw_f32"),
+    "scan": (plain, "scan", {"min_rows": 1}, "raw_f32"),
+    "scan_categories": (categories, "scan", {"min_rows": 1}, "apply_f32"),
     "apply": (plain, "tree_traversal", {"interleave": 2}, "apply_f64"),
     "categories": (categories, "tree_traversal", {"interleave": 1}, "raw_f32"),
     "missing": (missing, "perfect_tree_traversal", {"interleave": 1}, "raw_f32"),

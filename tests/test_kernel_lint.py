@@ -209,6 +209,19 @@ def test_stages_that_need_cpu_features(name):
     assert lint_assembly(text) == []
 
 
+@pytest.mark.parametrize("name", ["float32", "truncate"])
+def test_stages_of_scan_that_need_cpu_features(name):
+    for cpu, features, instruction in (
+        ("znver4", machine.X86_FLAGS, "vperm[it]2ps"),
+        ("x86-64-v3", ["avx2"], "vpshufb"),
+    ):
+        made = prepared(FORESTS[name](), "scan", features=features, min_rows=1)
+        function = kernel(made.signatures, "entry", "raw_f32")
+        assert lint(function) == []
+        text = assembly(function, f'{{"kind": "llvm", "mcpu": "{cpu}"}}')
+        assert re.search(instruction, text) and lint_assembly(text) == []
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("which", SIGNATURES, ids="-".join)
 def test_assembly_of_all_kernels(which):

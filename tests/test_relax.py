@@ -35,7 +35,7 @@ PAIRS = [
     ("leaves", "tree_traversal"),
     ("empty", "gemm"),
 ]
-ALL = [(n, s) for n in FORESTS for s in ("gemm", "tree_traversal", "perfect_tree_traversal", "bitslice")]
+ALL = [(n, s) for n in FORESTS for s in ("gemm", "tree_traversal", "perfect_tree_traversal", "bitslice", "scan")]
 ALL = [pair for pair in ALL if pair != ("chain", "perfect_tree_traversal")]
 
 

@@ -27,7 +27,7 @@ def main(
         ),
     ] = None,
     strategy: Annotated[
-        str, typer.Option(help="auto, gemm, tree_traversal, perfect_tree_traversal or depth_rule.")
+        str, typer.Option(help="auto, gemm, tree_traversal, perfect_tree_traversal, bitslice, scan or depth_rule.")
     ] = "auto",
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the strategy, as name=value; may be repeated.")

@@ -15,11 +15,13 @@ from typing import Any
 
 from ..errors import StrategyError
 from ..predicates import Canonical
-from . import bitslice, gemm, perfect_tree_traversal, tree_traversal
+from . import bitslice, gemm, perfect_tree_traversal, scan, tree_traversal
 from .options import MANY_TREES, WALKS, resolve
 
-STRATEGIES: dict[str, ModuleType] = {m.NAME: m for m in (gemm, tree_traversal, perfect_tree_traversal, bitslice)}
+STRATEGIES: dict[str, ModuleType] = {m.NAME: m for m in (gemm, tree_traversal, perfect_tree_traversal, bitslice, scan)}
 WALKING = {m.NAME: m for m in (perfect_tree_traversal, tree_traversal)}
+TOGETHER = {bitslice.NAME: bitslice.ROWS, scan.NAME: scan.LEAST_ROWS}
+"""Strategies that compute many rows at once -> how many cost as much as one."""
 
 TYPICAL_ROWS = 1024
 """The batch that `auto` chooses for."""
@@ -98,16 +100,17 @@ def _with_few_rows(canonical: Canonical, step: Step, given: Mapping[str, Any]) -
     """The step, and before it those for the row counts at which another is cheaper, unless the user's options rule."""
     if step.strategy in WALKING:
         return (step,) if {"trees", "interleave"} & set(given) else _with_lone_rows(canonical, step, TYPICAL_ROWS)
-    if step.strategy != bitslice.NAME or step.options["min_rows"] == 1:
+    if step.strategy not in TOGETHER or step.options["min_rows"] == 1:
         return (step,)
+    together = TOGETHER[step.strategy]
     walks = [m for m in WALKING.values() if m.applicable(canonical, {}) is None]
     walk = min(walks, key=lambda m: float(m.cost(canonical, TYPICAL_ROWS)))
     one_by_one = max(float(walk.cost(canonical, TYPICAL_ROWS)), 1e-9)
-    break_even = int(bitslice.cost(canonical, bitslice.ROWS) * bitslice.ROWS / one_by_one) + 1
-    least = step.options["min_rows"] or min(break_even, bitslice.ROWS)
+    break_even = int(STRATEGIES[step.strategy].cost(canonical, together) * together / one_by_one) + 1
+    least = step.options["min_rows"] or min(break_even, together)
     if least == 1:
         return (step,)
-    reason = f"fewer than {least} rows cost less one by one than a block of {bitslice.ROWS}"
+    reason = f"fewer than {least} rows cost less one by one than a block of {together}"
     few = Step(0, walk.NAME, _options(canonical, walk, {}), reason, {})
     return *_with_lone_rows(canonical, few, least), replace(step, min_rows=least)
 

@@ -33,14 +33,14 @@ from tvm.script.ir_builder import tirx as TB
 
 from ..layout import Layout, Signature
 from ..predicates import Canonical
-from ..relay_ops import aggregate, bitslice, predicate
+from ..relay_ops import aggregate, predicate
 from ..relay_ops.plan import STRATEGIES as PREPARED_BY
 from ..relay_ops.plan import WALKING, Step
 from ..relay_ops.predicate import Expr
 from ..runtime.format import round_up
 from . import cpu_bitslice, cpu_columns
 from .cpu_bitslice import BYTE_PLANES
-from .cpu_strategies import LANES, PROLOGUES, SCRATCH, STRATEGIES, trees_of
+from .cpu_strategies import LANES, PROLOGUES, SCRATCH, STAGES, STRATEGIES, adder, trees_of
 from .tir import Frame, arguments, const, new_frame, read_only_views, register, rows_of, scratch_view
 
 V_BYTES = 128 * 1024
@@ -79,8 +79,9 @@ def lay_out(
     layouts = []
     for step in plan:
         layout = tables(step)
-        if step.strategy == bitslice.NAME:
-            layout |= cpu_bitslice.target_stages(layout, features)
+        if step.strategy in STAGES:
+            layout |= STAGES[step.strategy](layout, features)
+        if step.strategy in PROLOGUES:
             layout |= cpu_columns.squares(canonical, layout, cpu_bitslice.COLUMNS, features)
         if step.strategy in WALKING:
             layout |= Layout({}, {}, step.options, frozenset())
@@ -162,6 +163,7 @@ def _row_blocks(frame: Frame, kind: str, begin: Expr, end: Expr, scratch: Expr) 
     with TB.serial(0, tirx.ceildiv(end - begin, block)) as b:
         first = begin + b * block
         count = register(tirx.Cast("int32", tirx.min(block, end - first)))
+        frame.rows = count
         groups = register(tirx.truncdiv(count + const(lanes - 1), const(lanes)))
 
         def row(r: Expr) -> Expr:
@@ -261,9 +263,10 @@ def _raw_scores(frame: Frame, sums: Any, first: Expr, row: Callable[[Expr], Expr
 
     of_vectors = whole_vector if "vector" in dict(frame.signature.constants) else vector
     sink = of_vectors if "vector" in flags else linear if "linear" in flags else scalar
+    whole = adder(frame.signature)
     with _tree_groups(frame) as t:
-        if BYTE_PLANES in flags:
-            cpu_bitslice.add_by_byte_planes(frame, t, sums)
+        if whole:
+            whole(frame, t, sums)
         else:
             with TB.serial(0, groups) as group:
                 STRATEGIES[frame.signature.strategy](frame, t * const(frame.trees), group, sink)

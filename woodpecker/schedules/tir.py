@@ -53,6 +53,8 @@ class Frame:
     scalars: dict[str, Expr] = field(default_factory=dict)
     V: Any = None
     extra: Expr = None
+    rows: Expr = None
+    """Rows of the block, int32."""
 
     def scalar64(self, name: str) -> Expr:
         """A scalar of the directory, int64."""
