@@ -172,7 +172,14 @@ FORESTS: dict[str, Callable[[], Forest]] = {
     "chain": lambda: chain(60),
     "empty": lambda: from_nested([], 3, n_outputs=2, base_score=[0.25, -0.0]),
 }
-"""name -> a forest; "chain" is the only one that perfect trees can't serve."""
+"""name -> a forest."""
+
+UNFIT = {
+    ("chain", "perfect_tree_traversal"): "depth 60",
+    ("deep", "scan"): "a tree of 261 leaves",
+    ("deeper", "scan"): "a tree of [0-9]+ leaves",
+}
+"""(forest, strategy) that do not go together -> why, as a regular expression; all others do."""
 
 
 def strategies(forest: Forest) -> list[str]:

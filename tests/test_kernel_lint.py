@@ -26,7 +26,7 @@ from woodpecker.runtime import machine
 from woodpecker.schedules import cpu_link
 from woodpecker.targets import resolve, tvm_target
 
-from .gallery import ALONE, FORESTS, NAMES, neighbours, strategies
+from .gallery import ALONE, FORESTS, NAMES, UNFIT, neighbours, strategies
 from .kernels import prepared
 from .support import in_turn
 
@@ -126,8 +126,7 @@ def assembly(function: Any, target: str) -> str:
     return built.mod.inspect_source("asm")
 
 
-UNFIT = ("chain", "perfect_tree_traversal")
-SIGNATURES = [(name, strategy) for name in FORESTS for strategy in NAMES if (name, strategy) != UNFIT]
+SIGNATURES = [(name, strategy) for name in FORESTS for strategy in NAMES if (name, strategy) not in UNFIT]
 
 
 @functools.cache

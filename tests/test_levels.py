@@ -20,7 +20,7 @@ from woodpecker.runtime.format import DIRECTORY_BYTES, DIRECTORY_OFFSET, FORMAT,
 from woodpecker.runtime.loader import read_header
 from woodpecker.targets import PORTABLE, X86_LEVELS, resolve, resolve_levels
 
-from .gallery import ALONE, FORESTS, NAMES, assert_agrees, compiled, grown, rows
+from .gallery import ALONE, FORESTS, NAMES, UNFIT, assert_agrees, compiled, grown, rows
 
 V2, V3, V4 = X86_LEVELS
 DATA = Path(__file__).parent / "data"
@@ -284,7 +284,7 @@ class TestFormat1:
             wp.load(DATA / "format-1.so")
 
 
-EVERY = [(name, s) for name in FORESTS for s in NAMES if (name, s) != ("chain", "perfect_tree_traversal")]
+EVERY = [(name, s) for name in FORESTS for s in NAMES if (name, s) not in UNFIT]
 
 
 @pytest.mark.full
