@@ -193,18 +193,19 @@ def test_assembly_of_kernels(target):
         assert "entry" in text and lint_assembly(text) == [], f"{name} {strategy} {entry}"
 
 
-@pytest.mark.parametrize("name", ["float32", "float64", "ranked"])
-def test_stages_that_need_cpu_features(name):
+@pytest.mark.parametrize(("name", "ranked"), [("float32", False), ("float64", True), ("ranked", True), ("deep", True)])
+def test_stages_that_need_cpu_features(name, ranked):
     """Built for a CPU that has them all, whether or not this one has."""
     target = '{"kind": "llvm", "mcpu": "znver4"}'
     made = prepared(FORESTS[name](), "bitslice", features=machine.X86_FLAGS, min_rows=1)
-    assert "byte_planes" in made.signatures[0].flags
-    assert ("heaps" in made.signatures[0].flags) == (name == "ranked")
+    flags = made.signatures[0].flags
+    assert ("byte_planes" in flags) == (name != "deep") and "bit_matrices" in flags
+    assert ("heaps" in flags) == ranked
     function = kernel(made.signatures, "entry", "raw_f32")
     assert lint(function) == []
     text = assembly(function, target)
-    assert "vpermi2b" in text or "vpermb" in text
-    assert ("vpermi2ps" in text) == (name == "ranked")
+    assert ("vpermi2b" in text or "vpermb" in text) == (name != "deep") and "vgf2p8affineqb" in text
+    assert ("vpermi2ps" in text or "vpermt2ps" in text) == ranked
     assert lint_assembly(text) == []
 
 

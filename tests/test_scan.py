@@ -16,6 +16,7 @@ from woodpecker.nested import from_nested
 from woodpecker.predicates import canonicalise
 from woodpecker.relay_ops import bitslice, scan
 from woodpecker.relay_ops.plan import make_plan
+from woodpecker.schedules import cpu_bytes
 
 from .gallery import FORESTS, Node, assert_agrees, compiled, grown, leaf, member, rows, split
 from .kernels import prepared
@@ -179,5 +180,5 @@ def test_tables_of_targets(monkeypatch):
         assert stages(forest, "avx2") == (8, by_16)
         assert stages(forest, *avx512) == (16, by_16)
         assert stages(forest, *avx512, "avx512vbmi") == (16, by_64)
-    monkeypatch.setattr(scan, "MAX_BYTES", few.n_trees * 64 * 8 - 1)
+    monkeypatch.setattr(cpu_bytes, "MAX_BYTES", few.n_trees * 64 * 8 - 1)
     assert stages(few, *avx512, "avx512vbmi") == (16, None)

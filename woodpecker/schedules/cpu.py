@@ -39,7 +39,7 @@ from ..relay_ops.plan import WALKING, Step
 from ..relay_ops.predicate import Expr
 from ..runtime.format import round_up
 from . import cpu_bitslice, cpu_columns
-from .cpu_bitslice import BYTE_PLANES
+from .cpu_bytes import BYTE_PLANES
 from .cpu_strategies import LANES, PROLOGUES, SCRATCH, STAGES, STRATEGIES, adder, trees_of
 from .tir import Frame, arguments, const, new_frame, read_only_views, register, rows_of, scratch_view
 
@@ -82,7 +82,7 @@ def lay_out(
         if step.strategy in STAGES:
             layout |= STAGES[step.strategy](layout, features)
         if step.strategy in PROLOGUES:
-            layout |= cpu_columns.squares(canonical, layout, cpu_bitslice.COLUMNS, features)
+            layout |= cpu_columns.squares(canonical, layout, cpu_columns.TILE, features)
         if step.strategy in WALKING:
             layout |= Layout({}, {}, step.options, frozenset())
             if step.options["interleave"] % cpu_columns.ROWS_AT_ONCE == 0:
@@ -96,7 +96,7 @@ def _places(layout: Layout, step: Step) -> Layout:
     """The row block and the places in scratch, for the wider of both input dtypes."""
     width = layout.scalars["n_columns"] + 1
     if step.strategy in PROLOGUES:
-        width = max(cpu_bitslice.COLUMNS + 1, layout.scalars["n_columns"] - layout.scalars["n_numeric"])
+        width = max(cpu_columns.TILE + 1, layout.scalars["n_columns"] - layout.scalars["n_numeric"])
     rows = LANES[step.strategy](layout)
     if step.strategy not in PROLOGUES:  # a prologue works on one group
         rows = max(rows, min(MAX_BLOCK, max(MIN_BLOCK, V_BYTES // (4 * width))) // rows * rows)
@@ -175,7 +175,7 @@ def _row_blocks(frame: Frame, kind: str, begin: Expr, end: Expr, scratch: Expr) 
             def fill(begin: Expr, end: Expr, categorical: bool) -> None:
                 rows = cpu_columns.round_rows(count)
                 if "squares" in signature.flags and not categorical:
-                    tile = const(cpu_bitslice.COLUMNS)
+                    tile = const(cpu_columns.TILE)
                     cpu_columns.fill_squares(frame, row, rows, tirx.truncdiv(begin, tile), begin, tile)
                 else:
                     cpu_columns.columns(frame, row, rows, begin, end, begin, categorical)

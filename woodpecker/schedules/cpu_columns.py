@@ -23,6 +23,9 @@ from .tir import Frame, const, register, vector_register
 ROWS_AT_ONCE = 16
 """Rows of a part of a column: their values of neighbouring features share cache lines, and so do their places in V."""
 
+TILE = 64
+"""Columns whose values a prologue makes and uses before the next: they stay in the second-level cache."""
+
 MIN_OCCUPANCY = 3
 """Columns of a square, on average, from which on squares are faster than values one by one."""
 

@@ -1,7 +1,7 @@
 """The CPU kernel of `scan`: byte columns of a row block, leaf numbers of all its rows, and their values.
 
 Where the target can look up numbers among those of a register, ranks are found so, for as many rows as it has numbers,
-and leaf values, as in `woodpecker.schedules.cpu_bitslice`, byte by byte. Else both are loads for each row.
+and leaf values byte by byte. Else both are loads for each row.
 """
 
 from __future__ import annotations
@@ -16,16 +16,12 @@ from ..layout import Layout
 from ..relay_ops import scan
 from ..relay_ops.predicate import Expr
 from ..relay_ops.scan import HEIGHTS
-from . import cpu_bitslice
-from .cpu_bitslice import AVX512, BYTE_PLANES
-from .tir import ITEMSIZE, Fill, Frame, Sink, const, register, scratch_view, vector_register
+from . import cpu_bytes, cpu_columns
+from .cpu_bytes import AVX512, BYTE_PLANES
+from .tir import Fill, Frame, Sink, const, register, scratch_view, vector_register
 
 LANES = scan.LEAST_ROWS
 """Rows of a vector of bytes; where vectors are narrower, LLVM makes several of it."""
-LOOK_UPS: tuple[tuple[set[str], int, int], ...] = (({*AVX512, "avx512vbmi"}, 64, 8), ({"avx2"}, 16, 6))
-"""Features, how many bytes an instruction looks one up among for each row, and up to which bits of a leaf number this
-was measured to be faster than a load for each row."""
-COLUMNS = cpu_bitslice.COLUMNS
 TOGETHER = 8
 """Rows that are ranked together where vectors can't look up bounds."""
 SEARCHES: tuple[tuple[set[str], int], ...] = ((AVX512, 16), ({"avx2"}, 8))
@@ -36,14 +32,7 @@ def target_stages(layout: Layout, features: Collection[str]) -> Layout:
     """The tables of the stages that need features of the target, where it has them and the forest allows them."""
     widths = [width for needed, width in SEARCHES if set(features) >= needed]
     stages = Layout({}, {}, {"search": widths[0]} if widths else {}, frozenset())
-    bytes_of = [
-        width for needed, width, bits in LOOK_UPS if set(features) >= needed and layout.constants["bits"] <= bits
-    ]
-    # A tree's planes have 64 places at least, which the limit on leaf tables does not know of.
-    planes = layout.scalars["n_trees"] * max(64, 2 ** layout.constants["bits"]) * 8
-    if bytes_of and planes <= scan.MAX_BYTES and not {"vector", "linear"} & layout.flags:
-        stages |= cpu_bitslice._byte_planes(layout) | Layout({}, {}, {"looked_up": bytes_of[0]}, frozenset())
-    return stages
+    return stages | cpu_bytes.byte_planes(layout, features)
 
 
 def scratch_bytes(layout: Layout) -> int:
@@ -76,9 +65,9 @@ def byte_columns(frame: Frame, fill: Fill) -> None:
     """
     tables, n_numeric = frame.tables, frame.scalar("n_numeric")
     width = dict(frame.signature.constants).get("search", 0) if frame.value_dtype == "float32" else 0
-    with TB.serial(0, tirx.truncdiv(n_numeric + const(COLUMNS - 1), const(COLUMNS))) as some:
-        begin = register(some * const(COLUMNS))
-        end = register(tirx.min(begin + const(COLUMNS), n_numeric))
+    with TB.serial(0, tirx.truncdiv(n_numeric + const(cpu_columns.TILE - 1), const(cpu_columns.TILE))) as some:
+        begin = register(some * const(cpu_columns.TILE))
+        end = register(tirx.min(begin + const(cpu_columns.TILE), n_numeric))
         fill(begin, end, False)
         with TB.serial(begin, end) as column:
             place = register(frame.place(column - begin, const(0), const(0)))
@@ -259,55 +248,15 @@ def add(frame: Frame, t: Expr, sums: Any) -> None:
     """sums[output[t], rows] += value[t, number[rows]]"""
     _apply_nodes(frame, t)
     numbers, at = _bytes(frame, "uint8"), _numbers_at(frame)
-    column = register(frame.by_column(frame.tables["tree_output"][t], const(0)))
     if BYTE_PLANES in frame.signature.flags:
-        _add_by_byte_planes(frame, t, sums, numbers, at, column)
+        with TB.serial(0, _vectors(frame, 64)) as g:
+            first = register(g * const(64))
+            cpu_bytes.add_values(frame, t, sums, [(first, numbers[tirx.Ramp(at + first, const(1), 64)])])
         return
+    column = register(frame.by_column(frame.tables["tree_output"][t], const(0)))
     base = register(t << const(frame.signature.constant("bits")))
     with TB.serial(0, _vectors(frame, TOGETHER)) as some:
         for j in range(TOGETHER):
             r = some * const(TOGETHER) + const(j)
             value = frame.tables["value"][base + tirx.Cast("int32", numbers[at + r])]
             TB.buffer_store(sums, sums[column + r] + value, [column + r])
-
-
-def _add_by_byte_planes(frame: Frame, t: Expr, sums: Any, numbers: Any, at: Expr, column: Expr) -> None:
-    """As `cpu_bitslice.add_by_byte_planes` does."""
-    dtype = frame.signature.acc_dtype
-    size, entries = ITEMSIZE[dtype], max(64, 2 ** frame.signature.constant("bits"))
-    lanes = 64 // size
-    planes = frame.tables["value_bytes"]
-    table = register(t * const(size * entries))
-    parts = [
-        [planes[tirx.Ramp(table + const(b * entries + i), const(1), 64)] for i in range(0, entries, 64)]
-        for b in range(size)
-    ]
-    with TB.serial(0, _vectors(frame, 64)) as g:
-        number = vector_register(numbers[tirx.Ramp(at + g * const(64), const(1), 64)])
-        if frame.signature.constant("looked_up") == 64:
-            looked_up = [vector_register(cpu_bitslice._look_up(part, number)) for part in parts]
-        else:
-            looked_up = [_look_up_16(frame, planes, table + const(b * entries), number) for b in range(size)]
-        for j, vector in enumerate(cpu_bitslice._interleave(looked_up)):
-            place = tirx.Ramp(column + g * const(64) + const(j * lanes), const(1), lanes)
-            TB.buffer_store(sums, sums[place] + tirx.reinterpret(f"{dtype}x{lanes}", vector), [place])
-
-
-def _look_up_16(frame: Frame, planes: Any, table: Expr, number: Expr) -> Expr:
-    """64 bytes at 64 numbers, by instructions that look up 16 bytes in each 128 bits of a 256-bit vector."""
-    parts = []
-    for at in range(0, max(16, 2 ** frame.signature.constant("bits")), 16):
-        part = planes[tirx.Ramp(table + const(at), const(1), 16)]
-        parts.append(tirx.Shuffle([part, part], [const(i) for i in range(32)]))
-    halves = []
-    for half in (0, 32):
-        numbers = vector_register(tirx.Shuffle([number], [const(half + i) for i in range(32)]))
-        found = [tirx.call_llvm_pure_intrin("uint8x32", "llvm.x86.avx2.pshuf.b", part, numbers) for part in parts]
-        bit = 16
-        while len(found) > 1:
-            clear = numbers & tirx.Broadcast(const(bit, "uint8"), 32)
-            clear = clear == tirx.Broadcast(const(0, "uint8"), 32)
-            found = [tirx.Select(clear, low, high) for low, high in zip(found[::2], found[1::2], strict=True)]
-            bit *= 2
-        halves.append(vector_register(found[0]))
-    return vector_register(tirx.Shuffle(halves, [const(i) for i in range(64)]))

@@ -11,7 +11,7 @@ from tvm.script.ir_builder import tirx as TB
 from ..layout import Layout, Signature
 from ..relay_ops import bitslice, gemm, perfect_tree_traversal, scan, tree_traversal
 from ..relay_ops.predicate import Expr
-from . import cpu_bitslice, cpu_scan
+from . import cpu_bitslice, cpu_bytes, cpu_masks, cpu_scan
 from .tir import Fill, Frame, Sink, const, register, scratch_view
 
 
@@ -149,7 +149,7 @@ STRATEGIES: dict[str, Callable[[Frame, Expr, Expr, Sink], None]] = {
 }
 
 PROLOGUES: dict[str, Callable[[Frame, Fill], None]] = {
-    bitslice.NAME: cpu_bitslice.masks,
+    bitslice.NAME: cpu_masks.masks,
     scan.NAME: cpu_scan.byte_columns,
 }
 """What a strategy does once for a row block, before its first tree; it fills V itself, a few columns at a time."""
@@ -181,7 +181,7 @@ def adder(signature: Signature) -> Callable[[Frame, Expr, Any], None] | None:
     """What adds the leaf values of a tree to the sums of all rows of a block, where a strategy does this by itself."""
     if signature.strategy == scan.NAME:
         return None if {"vector", "linear"} & signature.flags else cpu_scan.add
-    return cpu_bitslice.add_by_byte_planes if cpu_bitslice.BYTE_PLANES in signature.flags else None
+    return cpu_bitslice.add_by_byte_planes if cpu_bytes.BYTE_PLANES in signature.flags else None
 
 
 def trees_of(known: Layout | Signature) -> int:
