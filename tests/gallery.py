@@ -73,13 +73,13 @@ def grown(
     return from_nested(nodes, n_features, **fields)
 
 
-def chain(length: int, **fields: Any) -> Forest:
-    """One path: each node splits one leaf off, alternately on the right and on the left."""
+def chain(length: int, trees: int = 1, **fields: Any) -> Forest:
+    """Trees that are one path: each node splits one leaf off, alternately on the right and on the left."""
     node = leaf(float(length) + 0.1)
     for i in range(length):
         ends = (node, leaf(i / 3)) if i % 2 else (leaf(i / 3), node)
         node = split(i % 3, float(i % 7) - 3.0, *ends, missing="left" if i % 5 else "right")
-    return from_nested([node], 3, **fields)
+    return from_nested([node] * trees, 3, **fields)
 
 
 def neighbours(**fields: Any) -> Forest:

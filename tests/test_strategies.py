@@ -133,14 +133,15 @@ def test_options_change_no_bit(strategy, options):
         assert_agrees(predictor, forest, rows(forest, n, 5, "float32"))
 
 
-def test_plans_of_two_steps_at_their_borders():
-    forest = FORESTS["truncate"]()
+def test_plans_at_the_borders_of_their_steps():
+    forest = chain(30, trees=20)
     predictor = wp.compile(forest, strategy="bitslice", min_rows=100)
-    few, many = predictor.inspect()["plan"]
-    assert (few["min_rows"], many["min_rows"], many["strategy"]) == (0, 100, "bitslice")
+    steps = [(step["min_rows"], step["strategy"]) for step in predictor.inspect()["plan"]]
+    assert steps[-1] == (100, "bitslice") and "scan" in [name for _, name in steps]
     X = rows(forest, 1700, 5)
     raw, ids = reference.predict_raw(forest, X), reference.apply(forest, X)
-    for n in (1, 99, 100, 101, 511, 512, 513, 611, 612, 613, 1024, 1123, 1124, 1700):
+    counts = {1, 99, 100, 101, 511, 512, 513, 611, 612, 613, 1024, 1123, 1124, 1700}
+    for n in sorted(counts | {least + i for least, _ in steps for i in (-1, 0, 1) if least}):
         assert_bits_equal(predictor.predict_raw(X[:n]), raw[:n], f"{n} rows")
         np.testing.assert_array_equal(predictor.apply(X[:n]), ids[:n])
 

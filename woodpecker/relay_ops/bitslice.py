@@ -32,7 +32,7 @@ from ..layout import Layout
 from ..predicates import Canonical
 from .options import Option
 from .perfect_tree_traversal import heap
-from .predicate import COLUMN_NS
+from .predicate import columns_ns
 
 NAME = "bitslice"
 OPTIONS = {"min_rows": Option(0, 0, 512, "fewest rows it serves, a walk serves fewer; 1: all; 0: by estimated cost")}
@@ -52,12 +52,14 @@ CACHE_BYTES = 3 * 2**18
 SET_NS, MEMBER_NS = 10.0, 0.3
 """Measured, per block: the mask of a category set, and that of each rank in its column, of which a part are members."""
 
+ROW_NS = 5.0
+"""Measured: what a row costs beside all this, such as its place in the output."""
 COMPARE_NS, SEARCH_NS, RANK_NS = 10.0, 40.0, 1.0
 """Measured, per block: the mask of a bound by comparison; a level of the search in a piece; a mask of its bounds."""
 
 PERFECT_DEPTH = 8
 """Padded trees of this depth still find room in 32 registers."""
-OPERATION_NS, PADDED_NS = 1.7, 0.55
+OPERATION_NS, PADDED_NS = 1.4, 0.55
 """Measured, per block: a multiplexer of a circuit, and a node of a padded tree."""
 
 MAX_ROWS = 2**16
@@ -100,14 +102,14 @@ def cost(canonical: Canonical, rows: int) -> float:
     masks += COMPARE_NS * int(counts[~cut.ranked].sum() + ranks.sum()) + per_set * _n_sets(canonical)
     by_byte = leaves.max(initial=1) <= 256 and not canonical.forest.vector_leaves
     leaf_stage = (
-        25.0 * canonical.forest.values.dtype.itemsize
+        10.0 + (9.0 if leaves.max(initial=1) <= 64 else 13.0) * canonical.forest.values.dtype.itemsize
         if by_byte
         else ROWS * (1.5 + 0.3 * canonical.forest.values.shape[1])
     )
     if predicate_rows(canonical) * 64 > CACHE_BYTES:
-        masks *= 2.0
-    block = circuit + masks + canonical.forest.n_trees * leaf_stage
-    return block / min(max(rows, 1), ROWS) + COLUMN_NS * len(canonical.columns)
+        masks *= 1.5
+    block = circuit + masks + canonical.forest.n_trees * leaf_stage + ROW_NS * ROWS
+    return block / min(max(rows, 1), ROWS) + columns_ns(canonical, tiled=True)
 
 
 def _operations(canonical: Canonical) -> float:

@@ -23,7 +23,7 @@ from ..forest import LEAF
 from ..layout import Layout
 from ..predicates import Canonical
 from .options import IN_FLIGHT, in_flight, too_many_walks
-from .predicate import COLUMN_NS, Bind, Expr, bound_at, goes_right, goes_right_any, record, unbound
+from .predicate import Bind, Expr, bound_at, columns_ns, goes_right, goes_right_any, record, unbound
 
 NAME = "perfect_tree_traversal"
 OPTIONS = IN_FLIGHT
@@ -57,7 +57,7 @@ def cost(canonical: Canonical, rows: int) -> float:
     cold = max(1.0, padded / 300_000)
     steps = canonical.forest.n_trees * (canonical.max_depth + 1.0)
     step_ns = 2.0 if canonical.has_categories else 0.62
-    return step_ns * steps * cold + COLUMN_NS * len(canonical.columns)
+    return step_ns * steps * cold + columns_ns(canonical, tiled=False)
 
 
 def heap(canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:

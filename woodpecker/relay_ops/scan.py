@@ -30,7 +30,7 @@ from ..forest import LEAF, node_depth, tree_leaves, tree_of_node
 from ..layout import Layout
 from ..predicates import Canonical
 from .options import Option
-from .predicate import COLUMN_NS
+from .predicate import columns_ns
 
 NAME = "scan"
 OPTIONS = {"min_rows": Option(0, 0, 64, "fewest rows it serves, a walk serves fewer; 1: all; 0: by estimated cost")}
@@ -88,7 +88,7 @@ def cost(canonical: Canonical, rows: int) -> float:
     leaf = 1.5 + 0.3 * forest.values.shape[1] if alone else LEAF_BYTE_NS * forest.values.dtype.itemsize
     counts = _numeric_counts(canonical)
     ranks = np.where(counts < 2 ** HEIGHTS[1], 0.5, 0.9 * -(-counts // RANKS)).sum()
-    per_row = float(ranks) + forest.n_trees * leaf + COLUMN_NS * len(canonical.columns)
+    per_row = float(ranks) + forest.n_trees * leaf + columns_ns(canonical, tiled=True)
     return (nodes + sets + TREE_NS * forest.n_trees + per_row * vectors * LEAST_ROWS) / rows
 
 
