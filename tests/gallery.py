@@ -167,6 +167,7 @@ FORESTS: dict[str, Callable[[], Forest]] = {
     "wide64": lambda: grown(11, 25, 4, op="<=", n_features=90, input_dtype="float64"),
     "wide_sentinel": lambda: grown(12, 12, 4, n_features=40, dtype=np.float32, missing_value=0.1),
     "deep": lambda: grown(13, 5, 9, dtype=np.float32),
+    "padded": lambda: grown(16, 3, 8, dtype=np.float32, tree_output=[0, 1, 0], base_score=[0.5, -0.5]),
     "deeper": lambda: grown(14, 3, 10, op="<=", width=2),
     "mixed_depth": lambda: from_nested([leaf(0.5), split(0, 0.1, leaf(1.0), leaf(2.0))], 1),
     "chain": lambda: chain(60),

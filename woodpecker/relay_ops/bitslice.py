@@ -35,7 +35,9 @@ from .perfect_tree_traversal import heap
 from .predicate import columns_ns
 
 NAME = "bitslice"
-OPTIONS = {"min_rows": Option(0, 0, 512, "fewest rows it serves, scan or a walk serves fewer; 1: all; 0: by estimated cost")}
+OPTIONS = {
+    "min_rows": Option(0, 0, 512, "fewest rows it serves, scan or a walk serves fewer; 1: all; 0: by estimated cost")
+}
 TABLE_OPTIONS: tuple[str, ...] = ()
 
 ROWS = 512
@@ -59,6 +61,8 @@ COMPARE_NS, SEARCH_NS, RANK_NS = 10.0, 40.0, 1.0
 
 PERFECT_DEPTH = 8
 """Padded trees of this depth still find room in 32 registers."""
+LOOPED_DEPTH = 6
+"""Levels of the subtrees that deeper ones are put together from, one by one."""
 OPERATION_NS, PADDED_NS = 1.4, 0.55
 """Measured, per block: a multiplexer of a circuit, and a node of a padded tree."""
 
@@ -346,7 +350,7 @@ def _table(circuit: _Circuit) -> Layout:
 
 def _padded(canonical: Canonical, depth: int) -> Layout:
     """The trees as perfect heaps of mask rows: the root at 1, the children of i at 2 i and 2 i + 1."""
-    first = FIRST + depth
+    first = FIRST + depth + (LOOPED_DEPTH * 2 ** (depth - LOOPED_DEPTH) if depth > LOOPED_DEPTH else 0)
     node = heap(canonical)[0]
     rows = np.where(canonical.forest.kind[node] == LEAF, ZEROS, first + _predicates(canonical)[node])
     rows = np.pad(rows, ((0, 0), (1, 0))).astype(np.uint16)

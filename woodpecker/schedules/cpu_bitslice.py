@@ -68,25 +68,51 @@ def _perfect(frame: Frame, t: Expr) -> list[Expr] | None:
     bits(i) = M[row of i]                                                           at the last level
             = (bits(2 i + 1) ^ (M & (bits(2 i) ^ bits(2 i + 1))), M)                above, M = M[row of i]
 
-    They stay in registers for GFNI; else they are stored, as many words at a time as a register holds.
+    They stay in registers for GFNI; else they are stored, as many words at a time as a register holds. Of deep trees,
+    the lower levels are done first, in a loop over their subtrees, so that code stays small.
     """
     depth, words = frame.signature.constant("bits"), frame.signature.constant("mask_words")
     M = scratch_view(frame, "uint64", frame.extra)
     heap = register(t << const(depth))
+    low = min(depth, bitslice.LOOPED_DEPTH)
 
-    def bits(i: int, height: int, word: Expr) -> list[Expr]:
-        below = list(zip(*(bits(2 * i + side, height - 1, word) for side in (0, 1)), strict=True)) if height > 1 else []
-        row = tirx.Cast("int32", frame.tables["heap_row"][heap + const(i)])
-        mask = vector_register(M[tirx.Ramp(row * const(WORDS) + word, const(1), words)])
+    def place(row: Expr, word: Expr) -> Expr:
+        return tirx.Ramp(row * const(WORDS) + word, const(1), words)
+
+    def stored(subtree: Expr, bit: int) -> Expr:
+        """The row of a bit of a subtree."""
+        return const(bitslice.FIRST + depth + bit) + subtree * const(low)
+
+    def bits(first: Expr, within: int, height: int, word: Expr) -> list[Expr]:
+        """Of the node at heap place ``first`` + ``within``, first being the leftmost of its level."""
+        if depth > low == height:
+            return [M[place(stored(const(within), bit), word)] for bit in range(low)]
+        return merged(first, within, height, word)
+
+    def merged(first: Expr, within: int, height: int, word: Expr) -> list[Expr]:
+        below = []
+        if height > 1:
+            children = [bits(first * const(2), 2 * within + side, height - 1, word) for side in (0, 1)]
+            below = list(zip(*children, strict=True))
+        row = tirx.Cast("int32", frame.tables["heap_row"][heap + first + const(within)])
+        mask = vector_register(M[place(row, word)])
         return [*(vector_register(right ^ (mask & (left ^ right))) for left, right in below), mask]
 
+    def whole(word: Expr) -> list[Expr]:
+        if depth > low:
+            subtrees = 2 ** (depth - low)
+            with TB.serial(0, subtrees) as subtree:
+                root = register(const(subtrees) + subtree)
+                for bit, value in enumerate(merged(root, 0, low, word)):
+                    TB.buffer_store(M, value, [place(stored(subtree, bit), word)])
+        return bits(const(1), 0, depth, word)
+
     if BIT_MATRICES in frame.signature.flags:
-        return bits(1, depth, const(0))
+        return whole(const(0))
     with TB.serial(0, WORDS // words) as part:
         word = register(part * const(words))
-        for bit, value in enumerate(bits(1, depth, word)):
-            at = tirx.Ramp(const((bitslice.FIRST + bit) * WORDS) + word, const(1), words)
-            TB.buffer_store(M, value, [at])
+        for bit, value in enumerate(whole(word)):
+            TB.buffer_store(M, value, [place(const(bitslice.FIRST + bit), word)])
     return None
 
 
