@@ -61,8 +61,9 @@ def package_files() -> set[str]:
 def test_the_wheel_holds_the_package_and_nothing_else(built):
     names, _, _ = built
     inside = {name for name in names if ".dist-info/" not in name}
-    assert inside == package_files()
-    assert {"woodpecker/py.typed", "woodpecker/runtime/c/launcher.c"} <= inside
+    logs = (p for p in (ROOT / "tuning_logs").rglob("*") if p.suffix in (".md", ".jsonl"))
+    assert inside == package_files() | {f"woodpecker/{p.relative_to(ROOT).as_posix()}" for p in logs}
+    assert {"woodpecker/tuning_logs/README.md", "woodpecker/py.typed", "woodpecker/runtime/c/launcher.c"} <= inside
 
 
 def test_the_sdist_holds_what_a_packager_needs(built):

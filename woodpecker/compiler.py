@@ -28,6 +28,7 @@ def compile(
     num_threads: int | None = None,
     missing: float = math.nan,
     iteration_range: tuple[int, int] | None = None,
+    tuning_logs: Any = None,
     **strategy_options: int,
 ) -> Predictor:
     """Compile a trained tree ensemble.
@@ -45,6 +46,8 @@ def compile(
         num_threads: Threads per call; None: by the amount of work, up to the CPUs available.
         missing: XGBoost boosters: the value that counts as missing, beside NaN.
         iteration_range: XGBoost and LightGBM: compile the trees of these boosting rounds only, [begin, end).
+        tuning_logs: Folders or files of tuning records that "auto" looks into, before the shipped ones; None: the
+            user's own folder, see `woodpecker.tuning.logs`; an empty list: no records, not even the shipped ones.
         **strategy_options: Options of the strategy; an unknown one is an error that lists the known ones.
 
     Returns:
@@ -65,13 +68,17 @@ def compile(
     from .relay_ops.relax import build_module
     from .runtime.format import pack
     from .schedules.cpu import lay_out
+    from .tuning.lookup import tuned_plan
 
     where = resolve(target)
     forest = to_forest(model, missing=missing, iteration_range=iteration_range)
     forest = _with_post_transform(_with_precision(forest, precision), post_transform)
 
     canonical = canonicalise(forest)
-    plan = make_plan(canonical, strategy, strategy_options)
+    by_record, tuning = None, None
+    if strategy == "auto" and not strategy_options:
+        by_record, tuning = tuned_plan(canonical, where, tuning_logs, tvm.__version__)
+    plan = by_record or make_plan(canonical, strategy, strategy_options)
     layouts = lay_out(canonical, plan, where.features)
     signed = tuple(
         signature(layout, step.strategy, forest.input_dtype, str(forest.values.dtype))
@@ -81,6 +88,7 @@ def compile(
 
     directories = [directory(layout, s) for layout, s in zip(layouts, signed, strict=True)]
     manifest = build_manifest(canonical, plan, layouts[-1], where, "", tvm.__version__)
+    manifest["tuning"] = tuning
     manifest["prefix"] = f"wp_{_digest(pack(directories, manifest))}"
     blob = pack(directories, manifest)
 

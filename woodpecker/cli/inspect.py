@@ -54,6 +54,7 @@ def _artifact(path: Path) -> dict[str, Any]:
         "acc_dtype": manifest["acc_dtype"],
         "stats": manifest["stats"],
         "plan": manifest["plan"],
+        "tuning": manifest.get("tuning"),
         "target": manifest["target"],
         "producer": manifest["producer"],
     }
@@ -104,6 +105,10 @@ def _show(path: Path, facts: Mapping[str, Any]) -> None:
         rows[f"strategy{start}"] = f"{step['strategy']}{f' ({options})' if options else ''}: {step['reason']}"
         for name, cost in step["considered"].items():
             rows[f"  {name}"] = f"{cost:,.0f} ns/row estimated" if isinstance(cost, (int, float)) else str(cost)
+    if tuning := facts.get("tuning"):
+        from ..tuning.lookup import summary
+
+        rows["tuned"] = summary(tuning)
     if target := facts.get("target"):
         features = f" ({', '.join(target['features'])})" if target.get("features") else ""
         rows["target"] = f"{target['name']}: {target['system']} {target['machine']}, {target['cpu']}{features}"
