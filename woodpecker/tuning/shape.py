@@ -107,9 +107,11 @@ def digest(forest: Forest) -> str:
 
 def scoring_arrays(forest: Forest) -> dict[str, np.ndarray]:
     """name -> array of a forest, of all that scoring depends on; category tables as ``known_<feature>``."""
-    names = ("tree_offset", "tree_output", "kind", "feature", "threshold", "missing", "default_left", "left", "right")
-    names += ("category_set", "set_offset", "set_values", "leaf", "leaf_id", "values", "base_score")
-    names += ("linear_offset", "linear_feature", "linear_coef", "linear_const")
+    names = [
+        *("tree_offset", "tree_output", "kind", "feature", "threshold", "missing", "default_left", "left", "right"),
+        *("category_set", "set_offset", "set_values", "leaf", "leaf_id", "values", "base_score"),
+        *("linear_offset", "linear_feature", "linear_coef", "linear_const"),
+    ]
     arrays = {name: getattr(forest, name) for name in names if getattr(forest, name) is not None}
     return arrays | {f"known_{f}": np.asarray(known) for f, known in sorted(forest.known_categories.items())}
 

@@ -1,0 +1,353 @@
+"""tune(): a job from a model to a record."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from ..errors import InputError, TargetError, UnsupportedModelError
+from ..forest import Forest
+from ..frontend import to_forest
+from ..predicates import Canonical, canonicalise
+from ..runtime.files import check_path
+from ..targets import CpuTarget, import_tvm, resolve
+from . import logs, records, rows, search, store
+from .pool import Pool
+from .records import PlanSteps, Record
+from .search import Search, Trial, Verdict, plan_in
+from .shape import digest, shape_class, target_key
+
+BATCHES = (1, 16, 64, 256, 1024, 8192)
+N_ROWS, N_CHECK = 16384, 1024
+WORKER = ("-m", "woodpecker.tuning.worker")
+QUEUE_SECONDS = 60.0
+"""How long a candidate may wait for a device of the tracker."""
+MAX_LOST = 2
+"""A device that goes away in the middle of a trial costs the trial nothing, this many times."""
+
+Progress = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class TuningRecords:
+    """What a job found.
+
+    Args:
+        record: The record that later compilations use.
+        path: The log that it was added to.
+        trials: Everything that was tried: {"plan", "status", "ns", "message", "seconds"}.
+        verdict: Why its plan was chosen, for people.
+        work_dir: The work folder.
+    """
+
+    record: Record
+    path: Path
+    trials: tuple[Trial, ...]
+    verdict: str
+    work_dir: Path
+
+    @property
+    def gain(self) -> float:
+        """How many times as fast as the default, over the batch sizes; 1.0 where the default stays."""
+        return self.record.gain
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything about a job before it runs; see `tune` for the arguments."""
+
+    forest: Forest
+    canonical: Canonical
+    where: CpuTarget
+    search: Search
+    dtype: str
+    rows: str
+    n_rows: int
+    X: np.ndarray | None
+    folder: Path
+    settings: Mapping[str, Any]
+
+
+def tune(
+    model: Any,
+    *,
+    target: Any = "llvm",
+    trials: int = 64,
+    data: Any = None,
+    batches: Sequence[int] = BATCHES,
+    tracker: str | None = None,
+    device_key: str | None = None,
+    seed: int = 0,
+    timeout: float = 60.0,
+    memory: float = 4.0,
+    work_dir: Any = None,
+    tuning_logs: Any = None,
+    progress: Progress | None = None,
+    missing: float = math.nan,
+    iteration_range: tuple[int, int] | None = None,
+) -> TuningRecords:
+    """Find the fastest plan for a model by measuring, and leave a record that later compilations use.
+
+    Each candidate is compiled in a process of its own, its raw scores are compared with the interpreter's to the bit,
+    and only then its time counts. What is measured is kept in the work folder at once: interrupt the job, and the same
+    call goes on where it was. One thread is measured.
+
+    Args:
+        model, target, missing, iteration_range: See `woodpecker.compile`.
+        trials: How many candidates to measure.
+        data: Rows such as will be predicted, of any kind that ``predict`` takes; float32 or float64 decides which
+            entry is tuned. None: float32 rows drawn along root-to-leaf paths, by the training cover where there is one.
+        batches: Rows per call that matter, each as much as any other.
+        tracker: "HOST:PORT" of a TVM RPC tracker: candidates are measured on its devices, as many at once as there are.
+        device_key: The key of these devices.
+        seed: Of everything that is drawn.
+        timeout: Seconds that a candidate may take; it is ended then.
+        memory: GiB that a candidate may take more than its process has.
+        work_dir: Work folder; None: one in the user's cache, by model, target and seed.
+        tuning_logs: The folder to add the record to; None: the user's, see `woodpecker.tuning.logs`.
+        progress: Called with each trial as it is finished.
+
+    Raises:
+        InputError: an argument is wrong, or another job is running in the work folder. TargetError: the target is
+            unknown, can't be measured here, or a measuring process does not start. MissingExtraError: TVM, or what its
+            RPC needs, is not installed. And what `woodpecker.compile` raises for the model.
+    """
+    into = log_folder(tuning_logs)
+    if (tracker is None) != (device_key is None):
+        raise InputError("tracker and device_key go together: give both, or none of them")
+    job = new_job(model, target, trials, data, batches, seed, work_dir, missing, iteration_range, tracker is not None)
+    if not (math.isfinite(timeout) and timeout > 0 and math.isfinite(memory) and memory > 0):
+        raise InputError(f"timeout and memory must be positive, found {timeout!r} s and {memory!r} GiB")
+    command = [sys.executable, *WORKER, str(job.folder), str(int(memory * 2**30))]
+    workers, cores = 1, None
+    if tracker is not None and device_key is not None:
+        from .remote import devices
+
+        workers, cores = devices(tracker, device_key), 0
+        command += [tracker, device_key, str(timeout)]
+    elif not job.where.native:
+        raise TargetError(
+            f"code for target {job.where.name!r} does not run on this machine: measure it on a device, with tracker "
+            "and device_key, or in two halves (woodpecker tune --build)"
+        )
+    seconds = timeout if tracker is None else 2 * timeout + QUEUE_SECONDS
+
+    def limit(asked: Mapping[str, Any]) -> float:
+        return seconds * (len(asked.get("plans", ())) + 1 if "plans" in asked else 1)
+
+    with store.locked(job.folder), Pool(command, job.folder / store.LOG, limit) as pool:
+        prepare(job)
+        run = _Runner(pool, job, workers)
+        run.prepare()
+        done = list(run.search(progress))
+        verdict, plans = run.confirm(done)
+        record = make_record(job, done, verdict, plans, cores)
+        path = records.append(into, record)
+    return TuningRecords(record, path, tuple(done), verdict.reason, job.folder)
+
+
+def log_folder(tuning_logs: Any) -> Path:
+    """The folder that records are added to.
+
+    Raises:
+        InputError: ``tuning_logs`` is something else.
+    """
+    given = logs.paths(tuning_logs)
+    if given is None:
+        return logs.user_folders()[0]
+    if len(given) != 1 or given[0].is_file():
+        raise InputError("tuning_logs must be one folder, which the record is added to")
+    return given[0]
+
+
+def new_job(
+    model: Any,
+    target: Any,
+    trials: int,
+    data: Any,
+    batches: Sequence[int],
+    seed: int,
+    work_dir: Any,
+    missing: float,
+    iteration_range: tuple[int, int] | None,
+    remote: bool = False,
+) -> Job:
+    """A checked job.
+
+    Raises:
+        InputError, TargetError, UnsupportedModelError, ...: see `tune`.
+    """
+    for name, value, least in (("trials", trials, 2), ("seed", seed, 0)):
+        if type(value) is not int or value < least:
+            raise InputError(f"{name} must be an integer of at least {least}, found {value!r}")
+    if not batches or any(type(b) is not int or not 1 <= b <= 2**20 for b in batches):
+        raise InputError(f"batches must be integers from 1 to {2**20:,}, found {batches!r}")
+    tvm = import_tvm()
+    from ..relay_ops.plan import make_plan
+
+    where = resolve(target)
+    forest = to_forest(model, missing=missing, iteration_range=iteration_range)
+    if forest.n_trees == 0:
+        raise UnsupportedModelError("the model has no trees: there is nothing to tune")
+    canonical = canonicalise(forest)
+    n_rows = rows.rows_that_fit(max(N_ROWS, 2 * max(batches)), forest.n_features)
+    sizes = tuple(sorted({min(b, n_rows) for b in batches}))
+    X = None if data is None else rows.given(forest, data, n_rows, seed)
+    dtype = "float32" if X is None else str(X.dtype)
+    default = tuple(
+        {"min_rows": s.min_rows, "strategy": s.strategy, "options": dict(s.options)}
+        for s in make_plan(canonical, "auto", {})
+    )
+    from . import space
+
+    what = Search(canonical, space.space_of(canonical), default, sizes, trials, seed)
+    key = target_key(where, 0 if remote else None)
+    settings: dict[str, Any] = {
+        "digest": digest(forest),
+        "target": key.name,
+        "resolved": asdict(where),
+        "batches": sizes,
+        "n_rows": n_rows,
+        "seed": seed,
+        "rows": "sampled" if X is None else hashlib.sha256(X.data).hexdigest()[:32],
+        "remote": remote,
+        "versions": {"woodpecker": __version__, "tvm": tvm.__version__},
+    }
+    name = f"{settings['digest'][:12]}-{key.name}-{dtype}-s{seed}{'-rpc' if remote else ''}"
+    folder = store.default_folder(name) if work_dir is None else check_path(work_dir)
+    kind = "sampled" if X is None else "given"
+    return Job(forest, canonical, where, what, dtype, kind, n_rows, X, folder.absolute(), settings)
+
+
+def prepare(job: Job) -> None:
+    """Write the work folder of a job, unless it is there."""
+    store.begin(job.folder, job.settings)
+    if (job.folder / store.ROWS).exists():
+        return
+    seed = job.search.seed
+    X = rows.sampled(job.canonical, job.n_rows, seed, job.dtype) if job.X is None else job.X
+    check = rows.boundary(job.canonical, X, min(N_CHECK, job.n_rows), seed)
+    if job.forest.linear_offset is not None:  # sums over huge values may become NaN, whose bits say nothing
+        check = np.where(np.abs(check) > 1e6, 0.0, check).astype(check.dtype)
+    store.save_forest(job.folder / store.FOREST, job.forest)
+    store.write_array(job.folder / store.ROWS, np.concatenate([X, check]))
+
+
+class _Runner:
+    """Runs the parts of a job in the workers of a pool."""
+
+    def __init__(self, pool: Pool, job: Job, workers: int) -> None:
+        self._pool, self._job, self._workers = pool, job, workers
+
+    def _one(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """The result of one job; where a device goes away, of another attempt."""
+        result: dict[str, Any] = {"status": "lost"}
+        for _ in range(MAX_LOST + 1):
+            ((_, result),) = self._pool.run(iter([asked, None]).__next__)
+            if result["status"] != "lost":
+                break
+        return result
+
+    def prepare(self) -> None:
+        """Compute the scores that every candidate must have."""
+        if (self._job.folder / store.WANTED).exists():
+            return
+        result = self._one({"do": "prepare"})
+        if result["status"] != "ok":
+            raise TargetError(f"the scores to compare with can't be computed: {result.get('message')}")
+
+    def search(self, progress: Progress | None) -> Iterator[Trial]:
+        """All trials, those of the journal first."""
+        job = self._job
+        trials: list[Trial] = [t for t in store.read_trials(job.folder) if "plan" in t]
+        yield from trials
+        pending: list[PlanSteps] = []
+        lost: list[tuple[PlanSteps, int]] = []
+
+        def next_job() -> Mapping[str, Any] | None:
+            attempt = 0
+            plan: PlanSteps | None
+            if lost:
+                plan, attempt = lost.pop()
+            else:
+                plan = search.next_plan(job.search, trials, pending)
+            if plan is None:
+                return None
+            pending.append(plan)
+            best = search.best_times(trials)
+            return {"do": "measure", "plan": list(plan), "best": best, "attempt": attempt}
+
+        for asked, result in self._pool.run(next_job, self._workers):
+            plan = tuple(asked["plan"])
+            pending.remove(plan)
+            if result["status"] == "lost" and asked["attempt"] < MAX_LOST:
+                lost.append((plan, asked["attempt"] + 1))
+                continue
+            trial = {"plan": list(plan), **result}
+            if result["status"] == "lost":
+                trial["status"] = "crashed"
+            store.add_trial(job.folder, trial)
+            trials.append(trial)
+            if progress is not None:
+                progress(trial)
+            yield trial
+
+    def confirm(self, trials: Sequence[Trial]) -> tuple[Verdict, list[PlanSteps]]:
+        """The verdict of a paired run of the finalists, on the machine as it is now; and what ran."""
+        plans = search.finalists(self._job.search, trials)
+        while len(plans) > 1:
+            result = self._one({"do": "compare", "plans": [list(plan) for plan in plans]})
+            if result["status"] != "ok":
+                # Each was right and in time alone: without the last of them it is a smaller job.
+                plans = plans[:-1]
+                continue
+            verdict = search.judge(result["times"])
+            if verdict.winner == 0:
+                return verdict, plans
+            checked = self._one({"do": "verify", "plan": list(plans[verdict.winner])})
+            if checked["status"] == "ok":
+                return verdict, plans
+            store.add_trial(self._job.folder, {**checked, "plan": list(plans[verdict.winner])})
+            del plans[verdict.winner]
+        found = [t for t in trials if plan_in(t) == self._job.search.default and t["status"] == "ok"]
+        if not found:
+            raise TargetError(f"the default plan could not be measured: {_why(trials, self._job.search.default)}")
+        return Verdict(0, 1.0, (found[0]["ns"],), "no other plan was faster"), plans
+
+
+def _why(trials: Sequence[Trial], plan: PlanSteps) -> str:
+    return next((f"{t['status']}: {t.get('message', '')}" for t in trials if plan_in(t) == plan), "it was not tried")
+
+
+def make_record(
+    job: Job, trials: Sequence[Trial], verdict: Verdict, plans: Sequence[PlanSteps], cores: int | None
+) -> Record:
+    """The record of a job's outcome."""
+    source = job.forest.source
+    name = " ".join(str(source[k]) for k in ("library", "estimator", "objective") if source.get(k))
+    return Record(
+        digest=job.settings["digest"],
+        shape=shape_class(job.canonical),
+        target=target_key(job.where, cores),
+        plan=plans[verdict.winner],
+        default=job.search.default,
+        ns_per_row=verdict.ns[verdict.winner],
+        default_ns_per_row=verdict.ns[0],
+        gain=verdict.gain,
+        model=f"{name or 'a forest'}, {job.forest.n_trees:,} trees, {job.forest.n_features:,} features",
+        dtype=job.dtype,
+        rows=job.rows,
+        trials=len(trials),
+        seed=job.search.seed,
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        versions=dict(job.settings["versions"]),
+    )
