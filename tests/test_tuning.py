@@ -16,7 +16,7 @@ from woodpecker.errors import InputError, TargetError, UnsupportedModelError
 from woodpecker.nested import from_nested
 from woodpecker.predicates import canonicalise
 from woodpecker.relay_ops.plan import STRATEGIES, make_plan, plan_of
-from woodpecker.runtime import measure
+from woodpecker.runtime import candidates, measure
 from woodpecker.tuning import offline, pool, records, rows, search, space, store
 
 from .gallery import FORESTS, grown, leaf, split
@@ -62,6 +62,7 @@ def test_a_job_leaves_a_record_that_compile_uses(tuned, forest):
     assert_bits_equal(model.predict_raw(X), reference.predict_raw(forest, X))
 
 
+@pytest.mark.full
 def test_the_same_command_goes_on_where_it_was(tuned, forest):
     folder, result = tuned
     data = np.random.default_rng(0).normal(size=(200, 5))
@@ -80,14 +81,15 @@ def test_the_same_command_goes_on_where_it_was(tuned, forest):
         quick(forest, folder, data=data)
 
 
+@pytest.mark.full
 def test_an_interrupted_job_keeps_what_was_measured(forest, tmp_path):
     def stop(trial):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         quick(forest, tmp_path, progress=stop)
-    assert len(store.read_trials(tmp_path / "work")) == 1
-    with (tmp_path / "work" / store.TRIALS).open("a") as file:
+    assert len(candidates.read_trials(tmp_path / "work")) == 1
+    with (tmp_path / "work" / candidates.TRIALS).open("a") as file:
         file.write('{"plan": [')  # as a job leaves it that is killed while it writes
     fresh = []
     result = quick(forest, tmp_path, progress=fresh.append)
@@ -96,6 +98,7 @@ def test_an_interrupted_job_keeps_what_was_measured(forest, tmp_path):
     assert records.read(tmp_path / "logs")[0].record == result.record
 
 
+@pytest.mark.full
 def test_a_bad_candidate_costs_itself_only(forest, tmp_path, monkeypatch):
     monkeypatch.setattr(offline, "WORKER", FAULTY)
     plans = [space.single("perfect_tree_traversal", {"interleave": n, "trees": 1}) for n in (16, 1, 2, 4, 8, 32)]

@@ -20,10 +20,10 @@ def wrong(task, code):
     wanted = task.wanted
     wanted[5, 0] = np.nextafter(wanted[5, 0], 9)
     np.save(task.folder / "wrong.npy", wanted)
-    right = worker.store.WANTED
-    worker.store.WANTED = "wrong.npy"
+    right = worker.candidates.WANTED
+    worker.candidates.WANTED = "wrong.npy"
     found = check()
-    worker.store.WANTED = right
+    worker.candidates.WANTED = right
     return lambda: found, clock
 
 

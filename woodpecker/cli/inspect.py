@@ -63,13 +63,16 @@ def _artifact(path: Path) -> dict[str, Any]:
 def _model(path: Path) -> dict[str, Any]:
     from ..frontend import to_forest
     from ..predicates import canonicalise
-    from ..targets import import_tvm
+    from ..targets import import_tvm, resolve
 
     forest = to_forest(path)
     canonical = canonicalise(forest)
-    import_tvm()
+    tvm = import_tvm()
     from ..manifest import statistics
     from ..relay_ops.plan import make_plan
+    from ..tuning.lookup import tuned_plan
+
+    by_record, tuning = tuned_plan(canonical, resolve("llvm"), None, tvm.__version__)
 
     return {
         "kind": "model",
@@ -82,7 +85,8 @@ def _model(path: Path) -> dict[str, Any]:
         "methods": ["predict_raw", "apply", *forest.methods],
         "acc_dtype": str(forest.values.dtype),
         "stats": statistics(canonical),
-        "plan": [step.manifest() for step in make_plan(canonical, "auto", {})],
+        "plan": [step.manifest() for step in by_record or make_plan(canonical, "auto", {})],
+        "tuning": tuning,
     }
 
 

@@ -18,6 +18,7 @@ from ..errors import InputError, TargetError, UnsupportedModelError
 from ..forest import Forest
 from ..frontend import to_forest
 from ..predicates import Canonical, canonicalise
+from ..runtime import candidates
 from ..runtime.files import check_path
 from ..targets import CpuTarget, import_tvm, resolve
 from . import logs, records, rows, search, store
@@ -146,7 +147,7 @@ def tune(
 
     with store.locked(job.folder), Pool(command, job.folder / store.LOG, limit) as pool:
         prepare(job)
-        run = _Runner(pool, job, workers)
+        run = Runner(pool, job, workers)
         run.prepare()
         done = list(run.search(progress))
         verdict, plans = run.confirm(done)
@@ -231,7 +232,7 @@ def new_job(
 def prepare(job: Job) -> None:
     """Write the work folder of a job, unless it is there."""
     store.begin(job.folder, job.settings)
-    if (job.folder / store.ROWS).exists():
+    if (job.folder / candidates.ROWS).exists():
         return
     seed = job.search.seed
     X = rows.sampled(job.canonical, job.n_rows, seed, job.dtype) if job.X is None else job.X
@@ -239,10 +240,10 @@ def prepare(job: Job) -> None:
     if job.forest.linear_offset is not None:  # sums over huge values may become NaN, whose bits say nothing
         check = np.where(np.abs(check) > 1e6, 0.0, check).astype(check.dtype)
     store.save_forest(job.folder / store.FOREST, job.forest)
-    store.write_array(job.folder / store.ROWS, np.concatenate([X, check]))
+    store.write_array(job.folder / candidates.ROWS, np.concatenate([X, check]))
 
 
-class _Runner:
+class Runner:
     """Runs the parts of a job in the workers of a pool."""
 
     def __init__(self, pool: Pool, job: Job, workers: int) -> None:
@@ -259,7 +260,7 @@ class _Runner:
 
     def prepare(self) -> None:
         """Compute the scores that every candidate must have."""
-        if (self._job.folder / store.WANTED).exists():
+        if (self._job.folder / candidates.WANTED).exists():
             return
         result = self._one({"do": "prepare"})
         if result["status"] != "ok":
@@ -268,7 +269,7 @@ class _Runner:
     def search(self, progress: Progress | None) -> Iterator[Trial]:
         """All trials, those of the journal first."""
         job = self._job
-        trials: list[Trial] = [t for t in store.read_trials(job.folder) if "plan" in t]
+        trials: list[Trial] = [t for t in candidates.read_trials(job.folder) if "plan" in t]
         yield from trials
         pending: list[PlanSteps] = []
         lost: list[tuple[PlanSteps, int]] = []
@@ -332,8 +333,6 @@ def make_record(
     job: Job, trials: Sequence[Trial], verdict: Verdict, plans: Sequence[PlanSteps], cores: int | None
 ) -> Record:
     """The record of a job's outcome."""
-    source = job.forest.source
-    name = " ".join(str(source[k]) for k in ("library", "estimator", "objective") if source.get(k))
     return Record(
         digest=job.settings["digest"],
         shape=shape_class(job.canonical),
@@ -343,11 +342,21 @@ def make_record(
         ns_per_row=verdict.ns[verdict.winner],
         default_ns_per_row=verdict.ns[0],
         gain=verdict.gain,
-        model=f"{name or 'a forest'}, {job.forest.n_trees:,} trees, {job.forest.n_features:,} features",
+        model=describe(job.forest),
         dtype=job.dtype,
         rows=job.rows,
         trials=len(trials),
         seed=job.search.seed,
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        date=today(),
         versions=dict(job.settings["versions"]),
     )
+
+
+def describe(forest: Forest) -> str:
+    """A model in a few words."""
+    name = " ".join(str(forest.source[k]) for k in ("library", "estimator", "objective") if forest.source.get(k))
+    return f"{name or 'a forest'}, {forest.n_trees:,} trees, {forest.n_features:,} features"
+
+
+def today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..runtime.candidates import append_line
 from ..runtime.files import atomic_path, check_output, check_path
 from .shape import ShapeClass, TargetKey, shape_from_json, target_from_json, to_json
 
@@ -177,19 +178,6 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
-
-
-def append_line(path: Path, text: str) -> None:
-    """Add a line to a file in one write. A line that a killed process left half-written is closed first."""
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o666)
-    try:
-        size = os.fstat(descriptor).st_size
-        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        data = (b"\n" if torn else b"") + text.encode()
-        if os.write(descriptor, data) != len(data):
-            raise OSError(f"{path}: the line was cut short; is the disk full?")
     finally:
         os.close(descriptor)
 

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from ..predicates import Canonical
+from ..runtime.candidates import FINALISTS, faster, key
 from . import space as spaces
 from .records import PlanSteps
-from .space import Space, joined, key
+from .space import Space, joined
 
 LEADERS = 3
-FINALISTS = 5
 JOINED_SHARE = 0.25
 SHIFTS = (1.0, 0.7, 1.4)
 OFF_THE_TRACK = 0.2
@@ -76,11 +76,6 @@ def best_times(trials: Sequence[Trial]) -> dict[str, float]:
         for batch, ns in trial["ns"].items():
             best[batch] = min(ns, best.get(batch, math.inf))
     return best
-
-
-def score(trial: Trial, default: Trial) -> float:
-    """Geometric mean over the batch sizes of the time over the default's."""
-    return float(np.exp(np.mean([math.log(trial["ns"][b] / default["ns"][b]) for b in default["ns"]])))
 
 
 def next_plan(search: Search, trials: Sequence[Trial], pending: Sequence[PlanSteps]) -> PlanSteps | None:
@@ -149,12 +144,7 @@ def _joined(search: Search, trials: Sequence[Trial]) -> list[PlanSteps]:
 
 def finalists(search: Search, trials: Sequence[Trial]) -> list[PlanSteps]:
     """The default plan, and those that look faster over all batch sizes, the best first."""
-    done = succeeded(trials)
-    default = next((t for t in done if key(plan_in(t)) == key(search.default)), None)
-    if default is None:
-        return [search.default]
-    faster = sorted((t for t in done if score(t, default) < 1.0), key=lambda t: score(t, default))
-    return [search.default, *(plan_in(t) for t in faster[:FINALISTS])]
+    return [search.default, *(plan_in(t) for t in faster(trials, search.default)[:FINALISTS])]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ times: a joined plan changes from one step to the next where their measured time
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from ..errors import StrategyError
 from ..predicates import Canonical
 from ..relay_ops.plan import MAX_STEPS_OF_PLAN, STRATEGIES, TYPICAL_ROWS, plan_of
+from ..runtime.candidates import key as key
 from .records import PlanSteps
 
 MAX_MIN_ROWS = 512
@@ -55,11 +55,6 @@ def resolved(canonical: Canonical, steps: Sequence[Mapping[str, Any]]) -> PlanSt
     except StrategyError:
         return None
     return tuple({"min_rows": s.min_rows, "strategy": s.strategy, "options": dict(s.options)} for s in plan)
-
-
-def key(steps: PlanSteps) -> str:
-    """Equal for equal plans."""
-    return json.dumps(list(steps), sort_keys=True)
 
 
 def size(space: Space) -> int:

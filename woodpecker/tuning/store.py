@@ -22,13 +22,11 @@ import numpy as np
 
 from ..errors import InputError
 from ..forest import Forest
+from ..runtime.candidates import TRIALS, append_line
 from ..runtime.files import atomic_path
-from .records import append_line
 from .shape import scoring_arrays, scoring_scalars
 
-TASK, FOREST, ROWS, WANTED, TRIALS, LOG = (
-    "task.json", "forest.npz", "rows.npy", "wanted.npy", "trials.jsonl", "worker.log"
-)  # fmt: skip
+TASK, FOREST, LOG = "task.json", "forest.npz", "worker.log"
 
 
 def default_folder(name: str) -> Path:
@@ -116,20 +114,6 @@ def load_forest(path: Path) -> Forest:
         scalars[name] = float.fromhex(scalars[name])
     known = {int(name.removeprefix("known_")): arrays.pop(name) for name in list(arrays) if name.startswith("known_")}
     return Forest(**arrays, **scalars, known_categories=known)
-
-
-def read_trials(folder: Path) -> list[dict[str, Any]]:
-    """The journal; lines that a killed job left half-written are ignored."""
-    path = folder / TRIALS
-    trials = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
-        try:
-            trial = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(trial, dict):
-            trials.append(trial)
-    return trials
 
 
 def add_trial(folder: Path, trial: Mapping[str, Any]) -> None:

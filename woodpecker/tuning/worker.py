@@ -6,6 +6,7 @@ a crash, a hang or all the memory, it does here, and `woodpecker.tuning.pool` st
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
@@ -23,7 +24,8 @@ from ..manifest import ENTRIES
 from ..predicates import Canonical, canonicalise
 from ..relay_ops import tree_traversal
 from ..relay_ops.plan import plan_of
-from ..runtime import measure
+from ..runtime import candidates, measure
+from ..runtime.files import atomic_path
 from ..targets import CpuTarget
 from . import candidate, store
 from .candidate import SYMBOL, Code, code_of
@@ -51,7 +53,7 @@ class Task:
 
     @property
     def wanted(self) -> np.ndarray:
-        loaded: np.ndarray = np.load(self.folder / store.WANTED, allow_pickle=False)
+        loaded: np.ndarray = np.load(self.folder / candidates.WANTED, allow_pickle=False)
         return loaded
 
 
@@ -64,7 +66,7 @@ def load_task(folder: Path) -> Task:
     settings = json.loads((folder / store.TASK).read_text())
     where = CpuTarget(**{**settings["resolved"], "features": tuple(settings["resolved"]["features"])})
     forest = store.load_forest(folder / store.FOREST)
-    X = np.load(folder / store.ROWS, allow_pickle=False)
+    X = np.load(folder / candidates.ROWS, allow_pickle=False)
     return Task(folder, canonicalise(forest), where, X, settings["n_rows"], tuple(settings["batches"]))
 
 
@@ -83,6 +85,7 @@ def answer(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
         "measure": _measure,
         "compare": _compare,
         "verify": _verify,
+        "build": _build,
     }
     try:
         return do[job["do"]](task, job, opened)
@@ -125,7 +128,7 @@ def _prepare(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]
         run(0, len(X))
         if wrong := measure.difference(wanted[-n:], oracle):
             return {"status": "wrong", "message": f"a plain walk disagrees with the interpreter: {wrong}"}
-    store.write_array(task.folder / store.WANTED, wanted)
+    store.write_array(task.folder / candidates.WANTED, wanted)
     return {"status": "ok", "oracle_rows": min(n, len(X))}
 
 
@@ -165,6 +168,18 @@ def _verify(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
         if wrong := measure.first_difference(run, out, np.ascontiguousarray(oracle(forest, X))):
             return {"status": "wrong", "message": f"{entry}: {wrong}"}
     return {"status": "ok"}
+
+
+def _build(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
+    """Files of a candidate for another machine. The same code or model is stored once."""
+    code = code_of(task.canonical, plan_of(task.canonical, job["plan"], ""), task.where)
+    model = f"{hashlib.sha256(code.blob.data).hexdigest()[:16]}.bin"
+    if not (task.folder / model).exists():
+        with atomic_path(task.folder / model) as staged:
+            code.blob.tofile(staged)
+    name = f"{job['place']:04}.so"
+    candidate.write(code, task.where, task.entry, task.folder / name)
+    return {"status": "ok", "files": {"code": name, "model": model, "scratch_bytes": code.scratch_bytes}}
 
 
 def serve(folder: Path, memory: int, channel: TextIO, opened: Open) -> None:
