@@ -20,6 +20,9 @@ Run = Callable[[int, int], None]
 Clock = Callable[[int, Sequence[int]], float]
 """(rows a call, first row of each call) -> ns of all these calls together."""
 
+Compute = Callable[[Sequence[tuple[int, int]]], np.ndarray]
+"""Computes rows by these calls, [begin, end) each, and returns all scores."""
+
 Times = dict[int, list[float]]
 """Rows per call -> samples, in ns per row."""
 
@@ -71,14 +74,29 @@ def pieces(n: int) -> list[tuple[int, int]]:
     return found
 
 
-def first_difference(run: Run, out: np.ndarray, wanted: np.ndarray) -> str | None:
+def compute_of(run: Run, out: np.ndarray) -> Compute:
+    """What a candidate in this process computes."""
+
+    def compute(calls: Sequence[tuple[int, int]]) -> np.ndarray:
+        unwritten(out)
+        for begin, end in calls:
+            run(begin, end)
+        return out
+
+    return compute
+
+
+def unwritten(out: np.ndarray) -> np.ndarray:
+    """Fill scores with what no candidate computes, so that a row that is left out is not taken for a right one."""
+    out.view(np.uint8)[...] = 0xFF
+    return out
+
+
+def first_difference(compute: Compute, wanted: np.ndarray) -> str | None:
     """What differs from the wanted scores, to the bit, or None: over all rows piece by piece, then in one call."""
     n = len(wanted)
     for calls in (pieces(n), [(0, n)]):
-        out.view(np.uint8)[...] = 0xFF  # an unwritten row is not mistaken for a right one
-        for begin, end in calls:
-            run(begin, end)
-        if text := difference(out, wanted):
+        if text := difference(compute(calls), wanted):
             return text
     return None
 

@@ -6,12 +6,15 @@ a crash, a hang or all the memory, it does here, and `woodpecker.tuning.pool` st
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import json
 import os
 import resource
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -26,7 +29,7 @@ from ..relay_ops import tree_traversal
 from ..relay_ops.plan import plan_of
 from ..runtime import candidates, measure
 from ..runtime.files import atomic_path
-from ..targets import CpuTarget
+from ..targets import CpuTarget, resolve
 from . import candidate, store
 from .candidate import SYMBOL, Code, code_of
 
@@ -57,8 +60,14 @@ class Task:
         return loaded
 
 
-Open = Callable[[Task, Code], tuple[Callable[[], str | None], measure.Clock]]
-"""From a candidate's code to its check, which says what is wrong, and its clock."""
+Open = Callable[[Task, Code, str, np.ndarray], tuple[measure.Compute, measure.Clock]]
+"""(task, code, entry, rows) -> a candidate's entry on a device."""
+Device = Callable[[float], AbstractContextManager[Open]]
+"""A device for the time of a job, which may take this many times as long as one candidate."""
+
+
+class DeviceLostError(Exception):
+    """The device went away: it says nothing about the candidate."""
 
 
 def load_task(folder: Path) -> Task:
@@ -78,7 +87,7 @@ def limit_memory(extra: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (held + extra, hard))
 
 
-def answer(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
+def answer(task: Task, job: Mapping[str, Any], device: Device) -> dict[str, Any]:
     """The answer to a job."""
     do: dict[str, Callable[[Task, Mapping[str, Any], Open], dict[str, Any]]] = {
         "prepare": _prepare,
@@ -88,9 +97,12 @@ def answer(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
         "build": _build,
     }
     try:
-        return do[job["do"]](task, job, opened)
+        with device(len(job.get("plans", ())) + 1 if "plans" in job else 1) as opened:
+            return do[job["do"]](task, job, opened)
     except MemoryError:
         return {"status": "memory", "message": "more memory than the limit allows"}
+    except DeviceLostError as error:
+        return {"status": "lost", "message": str(error)}
     except WoodpeckerError as error:
         return {"status": "refused", "message": str(error)}
     except Exception as error:  # whatever a candidate does is a fact about the candidate
@@ -98,23 +110,25 @@ def answer(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
         return {"status": "error", "message": f"{type(error).__name__}: {lines[-1] if lines else ''}"[:500]}
 
 
-def in_process(task: Task, code: Code) -> tuple[Callable[[], str | None], measure.Clock]:
+def in_process(task: Task, code: Code, entry: str, X: np.ndarray) -> tuple[measure.Compute, measure.Clock]:
     """A candidate by JIT in this process."""
-    run, out = _jit(task, code, task.entry, task.X)
-    return lambda: measure.first_difference(run, out, task.wanted), measure.clock_of(run)
-
-
-def _jit(task: Task, code: Code, entry: str, X: np.ndarray) -> tuple[measure.Run, np.ndarray]:
-    forest = task.canonical.forest
-    raw = entry.startswith("raw")
-    out = np.empty((len(X), forest.n_outputs if raw else forest.n_trees), forest.values.dtype if raw else np.int32)
     function = candidate.build(code, task.where, entry)[SYMBOL]
-    return measure.bind(function, X, out, code.scratch_bytes, code.blob), out
+    out = scores_of(task, entry, len(X))
+    run = measure.bind(function, X, out, code.scratch_bytes, code.blob)
+    return measure.compute_of(run, out), measure.clock_of(run)
+
+
+def scores_of(task: Task, entry: str, n: int) -> np.ndarray:
+    """An array for what an entry computes of n rows."""
+    forest = task.canonical.forest
+    if entry.startswith("raw"):
+        return np.empty((n, forest.n_outputs), forest.values.dtype)
+    return np.empty((n, forest.n_trees), np.int32)
 
 
 def _prepare(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
     """Write the scores that every candidate must have: the interpreter's where it is quick enough for all rows, else
-    those of a walk that agrees with it on as many rows as it is quick enough for."""
+    those of a walk on this machine that agrees with it on as many rows as it is quick enough for."""
     canonical, X = task.canonical, task.X
     steps = canonical.forest.n_trees * (canonical.max_depth + 1)
     n = int(max(64, min(len(X), ORACLE_STEPS / max(steps, 1))))
@@ -122,20 +136,23 @@ def _prepare(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]
     oracle = reference.predict_raw(canonical.forest, X[-n:])
     wanted = oracle
     if n < len(X):
+        here = dataclasses.replace(task, where=task.where if task.where.native else resolve("llvm"))
         walk = {"min_rows": 0, "strategy": tree_traversal.NAME, "options": {"trees": 1, "interleave": 1, "unroll": 1}}
-        code = code_of(canonical, plan_of(canonical, [walk], ""), task.where)
-        run, wanted = _jit(task, code, task.entry, X)
-        run(0, len(X))
+        code = code_of(canonical, plan_of(canonical, [walk], ""), here.where)
+        wanted = in_process(here, code, task.entry, X)[0]([(0, len(X))])
         if wrong := measure.difference(wanted[-n:], oracle):
             return {"status": "wrong", "message": f"a plain walk disagrees with the interpreter: {wrong}"}
     store.write_array(task.folder / candidates.WANTED, wanted)
     return {"status": "ok", "oracle_rows": min(n, len(X))}
 
 
+def _code(task: Task, plan: Any) -> Code:
+    return code_of(task.canonical, plan_of(task.canonical, plan, ""), task.where)
+
+
 def _measure(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
-    code = code_of(task.canonical, plan_of(task.canonical, job["plan"], ""), task.where)
-    check, clock = opened(task, code)
-    if wrong := check():
+    compute, clock = opened(task, _code(task, job["plan"]), task.entry, task.X)
+    if wrong := measure.first_difference(compute, task.wanted):
         return {"status": "wrong", "message": wrong}
     best = {int(batch): ns for batch, ns in job["best"].items()}
     (times,) = measure.sample([clock], task.n_rows, task.batches, MEASURE_ROUNDS, best)
@@ -146,8 +163,8 @@ def _compare(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]
     """All samples of several plans, taken in turn."""
     clocks = []
     for plan in job["plans"]:
-        check, clock = opened(task, code_of(task.canonical, plan_of(task.canonical, plan, ""), task.where))
-        if wrong := check():
+        compute, clock = opened(task, _code(task, plan), task.entry, task.X)
+        if wrong := measure.first_difference(compute, task.wanted):
             return {"status": "wrong", "message": wrong}
         clocks.append(clock)
     times = measure.sample(clocks, task.n_rows, task.batches, COMPARE_ROUNDS)
@@ -156,23 +173,22 @@ def _compare(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]
 
 def _verify(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
     """Every entry of a plan against the interpreter, on the last rows, which are those to check with."""
-    forest = task.canonical.forest
-    code = code_of(task.canonical, plan_of(task.canonical, job["plan"], ""), task.where)
+    forest, code = task.canonical.forest, _code(task, job["plan"])
     steps = forest.n_trees * (task.canonical.max_depth + 1)
     n = int(max(64, min(len(task.X), ORACLE_STEPS / 4 / max(steps, 1))))
     for entry in ENTRIES:
         with np.errstate(over="ignore"):
             X = np.ascontiguousarray(task.X[-n:], np.float32 if entry.endswith("f32") else np.float64)
-        run, out = _jit(task, code, entry, X)
         oracle = reference.predict_raw if entry.startswith("raw") else reference.apply
-        if wrong := measure.first_difference(run, out, np.ascontiguousarray(oracle(forest, X))):
+        compute, _ = opened(task, code, entry, X)
+        if wrong := measure.first_difference(compute, np.ascontiguousarray(oracle(forest, X))):
             return {"status": "wrong", "message": f"{entry}: {wrong}"}
     return {"status": "ok"}
 
 
 def _build(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
-    """Files of a candidate for another machine. The same code or model is stored once."""
-    code = code_of(task.canonical, plan_of(task.canonical, job["plan"], ""), task.where)
+    """Files of a candidate for another machine; equal models are stored once."""
+    code = _code(task, job["plan"])
     model = f"{hashlib.sha256(code.blob.data).hexdigest()[:16]}.bin"
     if not (task.folder / model).exists():
         with atomic_path(task.folder / model) as staged:
@@ -182,14 +198,14 @@ def _build(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
     return {"status": "ok", "files": {"code": name, "model": model, "scratch_bytes": code.scratch_bytes}}
 
 
-def serve(folder: Path, memory: int, channel: TextIO, opened: Open) -> None:
+def serve(folder: Path, memory: int, channel: TextIO, device: Device) -> None:
     """Answer jobs from stdin until it ends."""
     task = load_task(folder)
     limit_memory(memory)
     channel.write('{"ready": true}\n')
     channel.flush()
     for line in sys.stdin:
-        channel.write(json.dumps(answer(task, json.loads(line), opened)) + "\n")
+        channel.write(json.dumps(answer(task, json.loads(line), device)) + "\n")
         channel.flush()
 
 
@@ -198,12 +214,12 @@ def main(arguments: list[str]) -> None:
     # Whatever LLVM or a library prints goes to the log, and never between two answers.
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    opened: Open = in_process
+    device: Device = lambda _: contextlib.nullcontext(in_process)  # noqa: E731
     if len(arguments) > 2:
-        from .remote import over_rpc
+        from .remote import rpc_device
 
-        opened = over_rpc(arguments[2], arguments[3], float(arguments[4]))
-    serve(Path(arguments[0]), int(arguments[1]), channel, opened)
+        device = rpc_device(arguments[2], arguments[3], float(arguments[4]))
+    serve(Path(arguments[0]), int(arguments[1]), channel, device)
 
 
 if __name__ == "__main__":
