@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -33,6 +34,7 @@ CONNECT_SECONDS = 5.0
 PLACES = 4
 """Calls of a sample start at this many different rows: each start is a request of its own to the device."""
 RESTART_SECONDS = 1.0
+WATCHED = "watched"
 
 
 def address(tracker: str) -> tuple[str, int]:
@@ -185,9 +187,9 @@ def serve(tracker: str, key: str, host: str, port: int, port_end: int) -> None:
         socket.create_connection(where, CONNECT_SECONDS).close()
     except OSError as error:
         raise TargetError(f"no RPC tracker answers at {tracker}: {error}") from error
-    command = [sys.executable, "-m", "woodpecker.tuning.remote", tracker, key, host, str(port), str(port_end)]
+    command = [sys.executable, "-m", "woodpecker.tuning.remote", tracker, key, host, str(port), str(port_end), WATCHED]
     while True:
-        process = subprocess.Popen(command, start_new_session=True)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
         try:
             process.wait()
         finally:
@@ -196,9 +198,19 @@ def serve(tracker: str, key: str, host: str, port: int, port_end: int) -> None:
         time.sleep(RESTART_SECONDS)
 
 
+def _end_with_parent() -> None:
+    """End this process and its sessions when whoever started it has gone, in whichever way."""
+    # Not through sys.stdin: a process that is forked meanwhile would wait for its lock for ever.
+    while os.read(0, 1):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
 def main(arguments: Sequence[str]) -> None:
-    """TRACKER KEY HOST PORT PORT_END: one server, until it stops serving."""
-    tracker, key, host, port, port_end = arguments
+    """TRACKER KEY HOST PORT PORT_END [WATCHED]: one server, until it stops serving."""
+    tracker, key, host, port, port_end, *watched = arguments
+    if watched:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     _rpc()
     from tvm.rpc.server import PopenRPCServerState
 
