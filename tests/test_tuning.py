@@ -271,8 +271,22 @@ def test_samples_alternate_and_hopeless_candidates_are_timed_once():
     good, bad = measure.sample([clock("a", 5.0), clock("b", 100.0)], 100, (1, 40), 3, {1: 5.0, 40: 50.0})
     assert good == {1: [5.0] * 3, 40: [5.0] * 3}
     assert bad == {1: [100.0], 40: [100.0] * 3}
-    assert calls[8:] == ["a", "a", "b", "a", "b", "a", "a", "a", "b"]
+    assert calls[:7] == ["a", "a", "b", "a", "a", "b", "b"]
+    assert calls[7:] == ["a", "a", "b", "a", "b", "a", "a", "a", "b"]
     assert measure.medians(good) == {"1": 5.0, "40": 5.0}
+
+
+def test_a_candidate_that_is_slow_everywhere_is_given_up():
+    def clock(rows, starts):
+        return 100.0 * rows if rows > 1 else 2000.0
+
+    assert measure.too_slow(clock, (1, 40, 50, 60), {1: 100.0, 40: 6.0, 50: 6.0, 60: 100.0}) == {
+        "1": 2000.0,
+        "40": 100.0,
+        "50": 100.0,
+    }
+    assert measure.too_slow(clock, (1, 40, 50), {1: 100.0, 40: 6.0, 50: 10.0}) is None
+    assert measure.too_slow(clock, (1, 40), {}) is None
 
 
 def test_a_check_sees_every_kind_of_difference():

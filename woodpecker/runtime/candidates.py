@@ -29,7 +29,7 @@ from .threads import available_cpus
 LIST, ROWS, WANTED, TRIALS, PAIRED = "candidates.json", "rows.npy", "wanted.npy", "trials.jsonl", "paired.json"
 FORMAT = 1
 FINALISTS = 5
-ROUNDS, PAIRED_ROUNDS = 3, 15
+ROUNDS, PAIRED_ROUNDS = 5, 15
 
 Trial = Mapping[str, Any]
 
@@ -178,6 +178,8 @@ def _answer(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     listed = read_list(folder)
     X = np.load(folder / ROWS, allow_pickle=False)
     wanted = np.load(folder / WANTED, allow_pickle=False)
+    batches, n = [int(b) for b in listed["batches"]], int(listed["n_rows"])
+    best = {int(b): float(ns) for b, ns in asked["best"].items()}
     clocks = []
     for index in asked["indices"]:
         candidate = listed["candidates"][index]
@@ -185,12 +187,13 @@ def _answer(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
         blob = np.fromfile(folder / candidate["model"], np.uint8)
         out = aligned(wanted.nbytes).view(wanted.dtype).reshape(wanted.shape)
         run = measure.bind(module[listed["symbol"]], X, out, candidate["scratch_bytes"], blob)
+        clock = measure.clock_of(run)
+        if asked["what"] == "one" and (slow := measure.too_slow(clock, batches, best)) is not None:
+            return {"status": "slow", "message": f"{measure.TOO_SLOW:.0f} times slower than the best", "ns": slow}
         if wrong := measure.first_difference(measure.compute_of(run, out), wanted):
             return {"status": "wrong", "message": wrong}
-        clocks.append(measure.clock_of(run))
-    batches, n = [int(b) for b in listed["batches"]], int(listed["n_rows"])
+        clocks.append(clock)
     if asked["what"] == "one":
-        best = {int(b): float(ns) for b, ns in asked["best"].items()}
         (times,) = measure.sample(clocks, n, batches, ROUNDS, best)
         return {"status": "ok", "ns": measure.medians(times)}
     paired = measure.sample(clocks, n, batches, PAIRED_ROUNDS)

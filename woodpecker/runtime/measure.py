@@ -29,7 +29,11 @@ Times = dict[int, list[float]]
 MAX_CALLS = 2000
 HOPELESS = 4.0
 """A candidate that is this many times slower than the best one at a batch size is timed there once."""
-SAMPLE_NS = 4e6
+TOO_SLOW = 16.0
+"""One that is this many times slower at all of the smallest batch sizes is not even checked to the end: a candidate
+may take a thousand times as long as another."""
+PROBES = 3
+SAMPLE_NS = 3e6
 """A sample repeats calls until they last about this long, so that the clock does not show."""
 
 
@@ -50,14 +54,15 @@ def _aligned_copy(blob: np.ndarray) -> np.ndarray:
 
 
 def clock_of(run: Run) -> Clock:
-    """A clock around calls in this process."""
+    """A clock around calls in this process: the CPU time of this thread, which is the only one that works on them, so
+    that what other programs take of the CPU does not count."""
 
     def clock(rows: int, starts: Sequence[int]) -> float:
         calls = [(start, start + rows) for start in starts]
-        begun = time.perf_counter_ns()
+        begun = time.thread_time_ns()
         for begin, end in calls:
             run(begin, end)
-        return float(time.perf_counter_ns() - begun)
+        return float(time.thread_time_ns() - begun)
 
     return clock
 
@@ -138,9 +143,11 @@ def sample(
     calls: dict[tuple[int, int], int] = {}
     for batch in batches:
         for i, clock in enumerate(clocks):
-            clock(batch, [0])  # caches, and pages of the tables
-            taken = clock(batch, [n - batch])
-            if best is not None and taken / batch > HOPELESS * best.get(batch, float("inf")):
+            limit = float("inf") if best is None else HOPELESS * best.get(batch, float("inf")) * batch
+            taken = clock(batch, [0])  # the first call finds cold caches and new pages
+            if taken < 4 * limit:
+                taken = clock(batch, [n - batch])
+            if taken > limit:
                 times[i][batch].append(taken / batch)
             else:
                 calls[i, batch] = int(max(1, min(MAX_CALLS, sample_ns / max(taken, 1.0))))
@@ -152,6 +159,17 @@ def sample(
                     starts = [(turn * count + k) * batch % (n - batch + 1) for k in range(count)]
                     times[i][batch].append(clocks[i](batch, starts) / (count * batch))
     return times
+
+
+def too_slow(clock: Clock, batches: Sequence[int], best: Mapping[int, float]) -> dict[str, float] | None:
+    """The times of a candidate that is too slow to be measured, else None."""
+    found: dict[str, float] = {}
+    for batch in sorted(batches)[:PROBES]:
+        clock(1, [0])
+        found[str(batch)] = round(clock(batch, [0]) / batch, 3)
+        if found[str(batch)] <= TOO_SLOW * best.get(batch, float("inf")):
+            return None
+    return found
 
 
 def medians(times: Times) -> dict[str, float]:

@@ -36,7 +36,7 @@ from .candidate import SYMBOL, Code, code_of
 ORACLE_STEPS = 2e7
 """Steps of rows through trees that the interpreter is given: a few seconds."""
 COMPARE_ROUNDS = 15
-MEASURE_ROUNDS = 3
+MEASURE_ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,11 @@ def _code(task: Task, plan: Any) -> Code:
 
 def _measure(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
     compute, clock = opened(task, _code(task, job["plan"]), task.entry, task.X)
+    best = {int(batch): ns for batch, ns in job["best"].items()}
+    if (slow := measure.too_slow(clock, task.batches, best)) is not None:
+        return {"status": "slow", "message": f"{measure.TOO_SLOW:.0f} times slower than the best and more", "ns": slow}
     if wrong := measure.first_difference(compute, task.wanted):
         return {"status": "wrong", "message": wrong}
-    best = {int(batch): ns for batch, ns in job["best"].items()}
     (times,) = measure.sample([clock], task.n_rows, task.batches, MEASURE_ROUNDS, best)
     return {"status": "ok", "ns": measure.medians(times)}
 
