@@ -247,14 +247,32 @@ def test_plans_are_joined_where_their_times_cross(forest):
         return space.single(strategy, {}), times
 
     walk, block = at("tree_traversal", 10.0, 10.0), at("bitslice", 1000.0, 1.0)
-    few, many = space.joined([block, walk], 1.0)
+    few, many = space.joined([block, walk], 1.0, 0.95)
     assert (few["strategy"], many["strategy"]) == ("tree_traversal", "bitslice")
     assert 80 < many["min_rows"] < 150  # 110 but for the interpolation
-    assert space.joined([block, walk], 0.5)[1]["min_rows"] == pytest.approx(many["min_rows"] / 2, abs=1)
-    assert len(space.joined([walk, at("gemm", 10.0, 10.0)], 1.0)) == 1
-    three = space.joined([block, walk, at("gemm", 200.0, 3.0)], 1.0)
+    assert space.joined([block, walk], 0.5, 0.95)[1]["min_rows"] == pytest.approx(many["min_rows"] / 2, abs=1)
+    assert len(space.joined([walk, at("gemm", 10.0, 10.0)], 1.0, 0.95)) == 1
+    three = space.joined([block, walk, at("gemm", 200.0, 3.0)], 1.0, 0.95)
     assert [s["strategy"] for s in three] == ["tree_traversal", "gemm", "bitslice"]
     assert space.resolved(canonicalise(forest), three) is not None
+    between = [block, walk, at("gemm", 28.0, 9.0)]
+    assert [s["strategy"] for s in space.joined(between, 1.0, 0.95)] == ["tree_traversal", "gemm", "bitslice"]
+    assert [s["strategy"] for s in space.joined(between, 1.0, 0.5)] == ["gemm", "bitslice"]
+
+
+def test_a_plan_of_several_steps_is_moved_one_step_at_a_time(forest):
+    canonical = canonicalise(forest)
+    options = space.space_of(canonical)
+    plan = space.resolved(
+        canonical, ({**space.single("tree_traversal", {})[0]}, {**space.single("gemm", {})[0], "min_rows": 40})
+    )
+    rng = np.random.default_rng(0)
+    seen = [space.moved(rng, options, plan, canonical, (0.5, 2.0)) for _ in range(60)]
+    assert {found[1]["min_rows"] for found in seen if found} == {20, 40, 80}
+    for found in filter(None, seen):
+        changed = [a != b for a, b in zip(found, plan, strict=True)]
+        assert sum(changed) <= 1
+        assert [s["strategy"] for s in found] == ["tree_traversal", "gemm"]
 
 
 def test_samples_alternate_and_hopeless_candidates_are_timed_once():
@@ -262,31 +280,41 @@ def test_samples_alternate_and_hopeless_candidates_are_timed_once():
 
     def clock(name, ns):
         def timed(batch, starts):
-            calls.append(name)
+            calls.append((name, batch))
             assert all(0 <= start <= 100 - batch for start in starts)
             return ns * batch * len(starts)
 
         return timed
 
-    good, bad = measure.sample([clock("a", 5.0), clock("b", 100.0)], 100, (1, 40), 3, {1: 5.0, 40: 50.0})
-    assert good == {1: [5.0] * 3, 40: [5.0] * 3}
-    assert bad == {1: [100.0], 40: [100.0] * 3}
-    assert calls[:7] == ["a", "a", "b", "a", "a", "b", "b"]
-    assert calls[7:] == ["a", "a", "b", "a", "b", "a", "a", "a", "b"]
-    assert measure.medians(good) == {"1": 5.0, "40": 5.0}
+    good, bad = measure.sample([clock("a", 1e6), clock("b", 2e7)], 100, (1, 40), 3, {1: 1e6, 40: 1e7})
+    assert good == {1: [1e6] * 3, 40: [1e6] * 3}
+    assert bad == {1: [2e7], 40: [2e7] * 3}
+    assert calls[:8] == [("a", 1)] * 2 + [("b", 1)] * 2 + [("a", 40)] * 2 + [("b", 40)] * 2
+    a, b, one = [("a", 40)] * 2, [("b", 40)] * 2, [("a", 1)] * 2  # a call to warm up, then the sample
+    assert calls[8:] == one + a + b + one + b + a + one + a + b
+    assert measure.medians(good) == {"1": 1e6, "40": 1e6}
+
+
+def test_calls_are_timed_when_caches_are_warm():
+    made = []
+
+    def clock(batch, starts):
+        taken = sum(100.0 if len(made) + k > 30 else 10_000.0 for k in range(len(starts)))
+        made.extend(starts)
+        return taken
+
+    assert measure.call_ns(clock, 50, 7) == pytest.approx(100.0)
+    assert len(set(made)) > 40
 
 
 def test_a_candidate_that_is_slow_everywhere_is_given_up():
     def clock(rows, starts):
-        return 100.0 * rows if rows > 1 else 2000.0
+        return (1e6 * rows if rows > 1 else 2e7) * len(starts)
 
-    assert measure.too_slow(clock, (1, 40, 50, 60), {1: 100.0, 40: 6.0, 50: 6.0, 60: 100.0}) == {
-        "1": 2000.0,
-        "40": 100.0,
-        "50": 100.0,
-    }
-    assert measure.too_slow(clock, (1, 40, 50), {1: 100.0, 40: 6.0, 50: 10.0}) is None
-    assert measure.too_slow(clock, (1, 40), {}) is None
+    slow = {"1": 2e7, "40": 1e6, "50": 1e6}
+    assert measure.too_slow(clock, 99, (1, 40, 50, 60), {1: 1e6, 40: 6e4, 50: 6e4, 60: 1e6}) == slow
+    assert measure.too_slow(clock, 99, (1, 40, 50), {1: 1e6, 40: 6e4, 50: 1e5}) is None
+    assert measure.too_slow(clock, 99, (1, 40), {}) is None
 
 
 def test_a_check_sees_every_kind_of_difference():

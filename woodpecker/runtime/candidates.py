@@ -188,7 +188,7 @@ def _answer(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
         out = aligned(wanted.nbytes).view(wanted.dtype).reshape(wanted.shape)
         run = measure.bind(module[listed["symbol"]], X, out, candidate["scratch_bytes"], blob)
         clock = measure.clock_of(run)
-        if asked["what"] == "one" and (slow := measure.too_slow(clock, batches, best)) is not None:
+        if asked["what"] == "one" and (slow := measure.too_slow(clock, n, batches, best)) is not None:
             return {"status": "slow", "message": f"{measure.TOO_SLOW:.0f} times slower than the best", "ns": slow}
         if wrong := measure.first_difference(measure.compute_of(run, out), wanted):
             return {"status": "wrong", "message": wrong}

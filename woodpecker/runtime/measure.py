@@ -33,6 +33,7 @@ TOO_SLOW = 16.0
 """One that is this many times slower at all of the smallest batch sizes is not even checked to the end: a candidate
 may take a thousand times as long as another."""
 PROBES = 3
+CALIBRATION_NS = 3e5
 SAMPLE_NS = 3e6
 """A sample repeats calls until they last about this long, so that the clock does not show."""
 
@@ -143,11 +144,8 @@ def sample(
     calls: dict[tuple[int, int], int] = {}
     for batch in batches:
         for i, clock in enumerate(clocks):
-            limit = float("inf") if best is None else HOPELESS * best.get(batch, float("inf")) * batch
-            taken = clock(batch, [0])  # the first call finds cold caches and new pages
-            if taken < 4 * limit:
-                taken = clock(batch, [n - batch])
-            if taken > limit:
+            taken = call_ns(clock, n, batch)
+            if best is not None and taken > HOPELESS * best.get(batch, float("inf")) * batch:
                 times[i][batch].append(taken / batch)
             else:
                 calls[i, batch] = int(max(1, min(MAX_CALLS, sample_ns / max(taken, 1.0))))
@@ -157,16 +155,28 @@ def sample(
             for i in order:
                 if count := calls.get((i, batch)):
                     starts = [(turn * count + k) * batch % (n - batch + 1) for k in range(count)]
+                    # What ran before has taken the caches.
+                    clocks[i](batch, starts[: count // 4 + 1])
                     times[i][batch].append(clocks[i](batch, starts) / (count * batch))
     return times
 
 
-def too_slow(clock: Clock, batches: Sequence[int], best: Mapping[int, float]) -> dict[str, float] | None:
+def call_ns(clock: Clock, n: int, batch: int) -> float:
+    """ns of a call, once caches are warm."""
+    count = 1
+    clock(batch, [0])
+    while True:
+        taken = clock(batch, [k * batch % (n - batch + 1) for k in range(count)])
+        if taken >= CALIBRATION_NS or count >= MAX_CALLS:
+            return taken / count
+        count *= 4
+
+
+def too_slow(clock: Clock, n: int, batches: Sequence[int], best: Mapping[int, float]) -> dict[str, float] | None:
     """The times of a candidate that is too slow to be measured, else None."""
     found: dict[str, float] = {}
     for batch in sorted(batches)[:PROBES]:
-        clock(1, [0])
-        found[str(batch)] = round(clock(batch, [0]) / batch, 3)
+        found[str(batch)] = round(call_ns(clock, n, batch) / batch, 3)
         if found[str(batch)] <= TOO_SLOW * best.get(batch, float("inf")):
             return None
     return found

@@ -8,6 +8,7 @@ then a paired run of the finalists against the default, which stays unless one o
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from .space import Space, joined
 LEADERS = 3
 JOINED_SHARE = 0.25
 SHIFTS = (1.0, 0.7, 1.4)
+WORTHS = (0.8, 0.95)
 OFF_THE_TRACK = 0.2
 """Share of trials that are drawn anywhere in the space of a strategy that is not hopeless."""
 DRAWS = 60
@@ -94,6 +96,12 @@ def next_plan(search: Search, trials: Sequence[Trial], pending: Sequence[PlanSte
         for plan in _joined(search, trials):
             if key(plan) not in seen:
                 return plan
+        best = faster(trials, search.default)[:LEADERS] or [{"plan": search.default}]
+        for _ in range(DRAWS):
+            one = best[int(rng.integers(len(best)))]
+            drawn = spaces.moved(rng, search.space, plan_in(one), search.canonical, SHIFTS)
+            if drawn is not None and key(drawn) not in seen:
+                return drawn
     for _ in range(DRAWS):
         drawn = _draw(search, trials, rng)
         if drawn is not None and key(drawn) not in seen:
@@ -135,8 +143,8 @@ def _joined(search: Search, trials: Sequence[Trial]) -> list[PlanSteps]:
                 chosen[key(plan_in(trial))] = (plan_in(trial), {int(b): float(ns) for b, ns in trial["ns"].items()})
         if not chosen:
             continue
-        for shift in SHIFTS:
-            full = spaces.resolved(search.canonical, joined(list(chosen.values()), shift))
+        for shift, worth in itertools.product(SHIFTS, WORTHS):
+            full = spaces.resolved(search.canonical, joined(list(chosen.values()), shift, worth))
             if full is not None:
                 plans.append(full)
     return plans

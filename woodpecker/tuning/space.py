@@ -21,9 +21,6 @@ from .records import PlanSteps
 
 MAX_MIN_ROWS = 512
 """Beyond the rows of the largest group no step loses to the one before it."""
-WORTH = 0.95
-"""A step of a joined plan has to be this much faster than its neighbour somewhere, or it is not worth its code."""
-
 Space = Mapping[str, Mapping[str, tuple[int, ...]]]
 """Strategy -> option -> candidates."""
 
@@ -79,6 +76,19 @@ def neighbour(
     return resolved(canonical, single(step["strategy"], {**step["options"], name: value}))
 
 
+def moved(
+    rng: np.random.Generator, space: Space, plan: PlanSteps, canonical: Canonical, shifts: Sequence[float]
+) -> PlanSteps | None:
+    """A plan of several steps with one of them changed: an option of it, or the row count from which it serves."""
+    i = int(rng.integers(len(plan)))
+    step = plan[i]
+    if i and rng.random() < 0.5:
+        step = {**step, "min_rows": max(1, round(step["min_rows"] * float(rng.choice(shifts))))}
+    elif step["strategy"] in space and (other := neighbour(rng, space, step, canonical)) is not None:
+        step = {**other[0], "min_rows": step["min_rows"]}
+    return resolved(canonical, (*plan[:i], step, *plan[i + 1 :]))
+
+
 def anywhere(rng: np.random.Generator, space: Space, strategy: str, canonical: Canonical) -> PlanSteps | None:
     """A plan of one strategy with options drawn from its space."""
     options = {name: int(rng.choice(values)) for name, values in sorted(space[strategy].items())}
@@ -97,12 +107,14 @@ def every(rng: np.random.Generator, space: Space, canonical: Canonical) -> Itera
             yield plan
 
 
-def joined(plans: Sequence[tuple[PlanSteps, Mapping[int, float]]], shift: float) -> PlanSteps:
+def joined(plans: Sequence[tuple[PlanSteps, Mapping[int, float]]], shift: float, worth: float) -> PlanSteps:
     """The plan that takes, for each row count, the fastest of several single-step plans.
 
     Args:
         plans: (single-step plan, rows per call -> measured ns per row); times between are interpolated.
         shift: The row counts at which steps change are multiplied by this.
+        worth: A step must take no more than this share of its neighbour's time somewhere: each has tables of its own,
+            which compete for the caches.
     """
     largest = max(plans[0][1])
     rows = np.arange(1, min(MAX_MIN_ROWS, largest) + 1)
@@ -112,7 +124,7 @@ def joined(plans: Sequence[tuple[PlanSteps, Mapping[int, float]]], shift: float)
     starts: list[tuple[int, int]] = []
     current, n = last, len(rows)
     while n > 0 and len(starts) < MAX_STEPS_OF_PLAN - 1:
-        below = np.flatnonzero(calls[:, :n].min(0) < WORTH * calls[current, :n])
+        below = np.flatnonzero(calls[:, :n].min(0) < worth * calls[current, :n])
         if len(below) == 0:
             break
         n = int(below[-1]) + 1

@@ -153,7 +153,7 @@ def _code(task: Task, plan: Any) -> Code:
 def _measure(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
     compute, clock = opened(task, _code(task, job["plan"]), task.entry, task.X)
     best = {int(batch): ns for batch, ns in job["best"].items()}
-    if (slow := measure.too_slow(clock, task.batches, best)) is not None:
+    if (slow := measure.too_slow(clock, task.n_rows, task.batches, best)) is not None:
         return {"status": "slow", "message": f"{measure.TOO_SLOW:.0f} times slower than the best and more", "ns": slow}
     if wrong := measure.first_difference(compute, task.wanted):
         return {"status": "wrong", "message": wrong}
