@@ -18,6 +18,7 @@ from woodpecker.predicates import canonicalise
 from woodpecker.relay_ops.plan import STRATEGIES, make_plan, plan_of
 from woodpecker.runtime import candidates, measure
 from woodpecker.tuning import offline, pool, records, rows, search, space, store
+from woodpecker.tuning.shape import digest
 
 from .gallery import FORESTS, grown, leaf, split
 from .support import assert_bits_equal
@@ -120,6 +121,9 @@ def test_a_wrong_candidate_is_never_chosen(forest):
     what = search.Search(canonicalise(forest), {}, tuple(default["plan"]), (1,), 9, 0)
     assert search.finalists(what, [default, wrong]) == [tuple(default["plan"])]
     assert search.best_times([default, wrong]) == {"1": 10.0}
+    later = [default, {**wrong, "status": "ok"}, {**wrong, "status": "wrong"}]  # by the check of all entries at the end
+    assert search.finalists(what, later) == [tuple(default["plan"])]
+    assert search.finalists(what, later[:2]) != [tuple(default["plan"])]
 
 
 def paired(*ratios, rounds=15, noise=0.0):
@@ -204,7 +208,7 @@ def test_a_work_folder_keeps_the_forest(name, tmp_path):
     forest = FORESTS[name]()
     store.save_forest(tmp_path / "forest.npz", forest)
     kept = store.load_forest(tmp_path / "forest.npz")
-    assert offline.digest(kept) == offline.digest(forest)
+    assert digest(kept) == digest(forest)
     X = rows.boundary(canonicalise(forest), np.zeros((9, forest.n_features)), 200, 0)
     assert_bits_equal(reference.predict_raw(kept, X), reference.predict_raw(forest, X))
 

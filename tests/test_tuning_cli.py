@@ -19,7 +19,7 @@ import pytest
 import woodpecker as wp
 from woodpecker.errors import ArtifactError, InputError
 from woodpecker.runtime import candidates
-from woodpecker.tuning import halves, logs, offline, records
+from woodpecker.tuning import halves, job, logs, records
 
 from .cli_support import PROGRAM, cli_fixture, failed, frame, lgb, xgb  # noqa: F401
 from .gallery import grown
@@ -228,9 +228,19 @@ def test_folders_that_cannot_be_measured(halved, tmp_path, cli):
         (folder / candidates.LIST).write_text(json.dumps({**listed, **change}))
         with pytest.raises(error, match=message):
             candidates.measure_all(folder)
+    for change in ({"batches": [1, 10**9]}, {"candidates": []}, {"n_rows": "9"}, {"resolved": 3}, {"default": None}):
+        (folder / candidates.LIST).write_text(json.dumps({**listed, **change}))
+        with pytest.raises(InputError, match="is damaged"):
+            candidates.measure_all(folder)
     (folder / candidates.LIST).write_text("{")
     assert "is damaged" in failed(cli("measure", folder))
     (folder / candidates.LIST).write_text(json.dumps(listed))
+    with pytest.raises(InputError, match="was not measured to the end"):
+        halves.take(folder)
+    (folder / candidates.PAIRED).write_text('{"plans": [3]}')
+    (folder / candidates.TRIALS).write_text(json.dumps({"plan": listed["default"], "status": "ok", "ns": {"1": 3.0}}))
+    with pytest.raises(InputError, match="is damaged"):
+        halves.take(folder)
     task = json.loads((folder / "task.json").read_text())
     (folder / "task.json").write_text(json.dumps({**task, "versions": {"tvm": "0"}}))
     with pytest.raises(InputError, match="make it again"):
@@ -246,4 +256,4 @@ def test_halves_on_the_command_line(cli, folder, home):
     code, out, err = cli("tune", "--import", home / "c", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["model"].startswith("xgboost")
-    assert offline.log_folder(None) == home / "logs"
+    assert job.log_folder(None) == home / "logs"

@@ -17,6 +17,7 @@ import pytest
 import woodpecker as wp
 from woodpecker.errors import InputError, TargetError
 from woodpecker.tuning import candidate, offline, records, remote, search, space, store, worker
+from woodpecker.tuning import job as jobs
 
 from .gallery import grown
 
@@ -112,9 +113,9 @@ def test_a_job_goes_on_when_a_server_is_killed(tracker, forest, tmp_path):
 
 
 def task_of(forest, folder):
-    job = offline.new_job(forest, "llvm", 3, None, (1, 64), 0, folder, float("nan"), None, remote=True)
+    job = jobs.new_job(forest, "llvm", 3, None, (1, 64), 0, folder, float("nan"), None, remote=True)
     with store.locked(folder):
-        offline.prepare(job)
+        jobs.prepare(job)
     return worker.load_task(folder)
 
 

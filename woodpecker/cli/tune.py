@@ -124,6 +124,7 @@ def main(
         check_output(report, model)
     from ..frontend import to_forest
     from ..tuning import offline
+    from ..tuning.job import BATCHES
 
     forest = to_forest(model, missing=missing, iteration_range=parse_range(iteration_range))
     X = None if data is None else _rows(data, forest, header, drop or [])
@@ -131,7 +132,7 @@ def main(
         "target": target,
         "trials": trials,
         "data": X,
-        "batches": tuple(batch) if batch else offline.BATCHES,
+        "batches": tuple(batch) if batch else BATCHES,
         "seed": seed,
     }
     if build is not None:

@@ -22,7 +22,7 @@ def _tvm_version() -> str:
 
 
 def _folder(tuning_logs: Path | None) -> Path:
-    from ..tuning.offline import log_folder
+    from ..tuning.job import log_folder
 
     folder = log_folder(tuning_logs)
     if not folder.is_dir():
@@ -69,7 +69,7 @@ def show_export(tuning_logs: Path | None, output: Path) -> None:
 def show_merge(tuning_logs: Path | None, sources: Sequence[Path]) -> None:
     """Records of others into a folder."""
     from ..tuning import records
-    from ..tuning.offline import log_folder
+    from ..tuning.job import log_folder
 
     folder = log_folder(tuning_logs)
     added, refused = records.merge(folder, sources, _tvm_version())

@@ -46,7 +46,19 @@ def read_list(folder: Path) -> dict[str, Any]:
     try:
         listed = json.loads(path.read_text())
         version = listed["format"]
+        if version == FORMAT:
+            machine.check(listed["resolved"], str(folder))
+            sizes = [*listed["batches"], listed["n_rows"], *(c["scratch_bytes"] for c in listed["candidates"])]
+            names = [listed["symbol"], *(c[name] for c in listed["candidates"] for name in ("code", "model"))]
+            whole = all(type(n) is int and n > 0 for n in sizes) and all(type(name) is str for name in names)
+            if not whole or max(listed["batches"]) > listed["n_rows"]:
+                raise ValueError("a size or a name is none")
+            places = {key(c["plan"]) for c in listed["candidates"]}
+            if key(listed["default"]) not in places:
+                raise ValueError("the default plan is not among the candidates")
     except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, WoodpeckerError):
+            raise
         raise InputError(f"{path} is damaged: {error}") from None
     if version != FORMAT:
         raise InputError(f"{path} has format {version!r}; this woodpecker reads format {FORMAT}")
@@ -62,9 +74,24 @@ def read_trials(folder: Path) -> list[dict[str, Any]]:
             trial = json.loads(line)
         except ValueError:
             continue
-        if isinstance(trial, dict) and "plan" in trial:
+        if _whole(trial):
             trials.append(trial)
     return trials
+
+
+def _whole(trial: Any) -> bool:
+    if not isinstance(trial, dict) or not isinstance(trial.get("plan"), list) or "status" not in trial:
+        return False
+    times = trial.get("ns")
+    return trial["status"] != "ok" or (
+        isinstance(times, dict) and all(isinstance(ns, (int, float)) and ns > 0 for ns in times.values())
+    )
+
+
+def succeeded(trials: Sequence[Trial]) -> list[Trial]:
+    """Those that were measured, unless the same plan was found to be wrong later."""
+    wrong = {key(t["plan"]) for t in trials if t["status"] == "wrong"}
+    return [t for t in trials if t["status"] == "ok" and key(t["plan"]) not in wrong]
 
 
 def append_line(path: Path, text: str) -> None:
@@ -92,7 +119,7 @@ def score(trial: Trial, default: Trial) -> float:
 
 def faster(trials: Sequence[Trial], default: Any) -> list[Trial]:
     """The trials that look faster than the default plan, the best first; none where that was not measured."""
-    done = [t for t in trials if t["status"] == "ok"]
+    done = succeeded(trials)
     base = next((t for t in done if key(t["plan"]) == key(default)), None)
     if base is None:
         return []
@@ -118,7 +145,6 @@ def measure_all(
     """
     folder = check_path(folder)
     listed = read_list(folder)
-    machine.check(listed["resolved"], str(folder))
     trials = read_trials(folder)
     done = {key(t["plan"]) for t in trials}
     for index, candidate in enumerate(listed["candidates"]):

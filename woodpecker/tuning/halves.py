@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import InputError, TargetError
+from ..errors import InputError, TargetError, WoodpeckerError
 from ..predicates import canonicalise
 from ..relay_ops.plan import make_plan
 from ..runtime import candidates
@@ -25,7 +25,8 @@ from ..targets import CpuTarget, import_tvm
 from . import offline, records, search, store
 from . import space as spaces
 from .candidate import SYMBOL
-from .offline import BATCHES, Job, Progress, TuningRecords
+from .job import BATCHES, Job, describe, log_folder, new_job, prepare, today
+from .offline import Progress, Runner, TuningRecords
 from .pool import Pool
 from .records import PlanSteps, Record
 from .shape import shape_class, target_key
@@ -61,9 +62,7 @@ def make(
     Raises:
         InputError, TargetError, ...: see `woodpecker.tune`.
     """
-    job = offline.new_job(
-        model, target, trials, data, batches, seed, check_path(folder), missing, iteration_range, remote=True
-    )
+    job = new_job(model, target, trials, data, batches, seed, check_path(folder), missing, iteration_range, remote=True)
     if not job.where.native:
         raise TargetError(
             f"code for target {job.where.name!r} does not run on this machine, which has to compute the scores that "
@@ -71,8 +70,8 @@ def make(
         )
     command = [sys.executable, *offline.WORKER, str(job.folder), str(BUILD_BYTES)]
     with store.locked(job.folder), Pool(command, job.folder / store.LOG, lambda asked: BUILD_SECONDS) as pool:
-        offline.prepare(job)
-        offline.Runner(pool, job, 1).prepare()
+        prepare(job)
+        Runner(pool, job, 1).prepare()
         made, measured = _candidates(job.folder), candidates.read_trials(job.folder)
         pending = [tuple(c["plan"]) for c in made if not _has(measured, c["plan"])]
         wanted = iter(_plans(job, measured, pending))
@@ -134,7 +133,7 @@ def _listed(job: Job, made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "n_rows": job.n_rows,
         "default": list(job.search.default),
         "candidates": list(made),
-        "model": offline.describe(job.forest),
+        "model": describe(job.forest),
         "dtype": job.dtype,
         "rows": job.rows,
     }
@@ -150,22 +149,34 @@ def take(folder: Any, *, tuning_logs: Any = None) -> TuningRecords:
     Raises:
         InputError: nothing was measured there, or it was made by another version of woodpecker or TVM.
     """
-    into = offline.log_folder(tuning_logs)
+    into = log_folder(tuning_logs)
     place = check_path(folder).absolute()
     listed = candidates.read_list(place)
+    try:
+        record, trials, reason = _judged(place, listed)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, WoodpeckerError):
+            raise
+        raise InputError(f"{folder} is damaged ({type(error).__name__}: {error}): make and measure it again") from error
+    path = records.append(into, record)
+    return TuningRecords(record, path, tuple(trials), reason, place)
+
+
+def _judged(place: Path, listed: Mapping[str, Any]) -> tuple[Record, list[dict[str, Any]], str]:
+    """The record, the trials, and why."""
     settings = json.loads((place / store.TASK).read_text())
     versions = {"woodpecker": __version__, "tvm": str(import_tvm().__version__)}
     if settings["versions"] != versions:
-        raise InputError(f"{folder} was made by {settings['versions']}, and this is {versions}: make it again")
+        raise InputError(f"{place} was made by {settings['versions']}, and this is {versions}: make it again")
     trials = candidates.read_trials(place)
     if not (place / candidates.PAIRED).exists():
-        raise InputError(f"{folder} was not measured to the end: run woodpecker measure {folder} on the device")
+        raise InputError(f"{place} was not measured to the end: run woodpecker measure {place} on the device")
     paired = json.loads((place / candidates.PAIRED).read_text())
     default: PlanSteps = tuple(listed["default"])
-    done = search.succeeded(trials)
+    done = candidates.succeeded(trials)
     measured = next((t for t in done if candidates.key(t["plan"]) == candidates.key(default)), None)
     if measured is None:
-        raise InputError(f"{folder}: the default plan was not measured, so that there is nothing to compare with")
+        raise InputError(f"{place}: the default plan was not measured, so that there is nothing to compare with")
     if paired["plans"]:
         plans = [tuple(plan) for plan in paired["plans"]]
         verdict = search.judge(paired["times"])
@@ -174,7 +185,7 @@ def take(folder: Any, *, tuning_logs: Any = None) -> TuningRecords:
     canonical = canonicalise(store.load_forest(place / store.FOREST))
     where = CpuTarget(**{**settings["resolved"], "features": tuple(settings["resolved"]["features"])})
     if spaces.resolved(canonical, plans[verdict.winner]) is None:
-        raise InputError(f"{folder}: the fastest plan can't serve the model: the folder is damaged")
+        raise InputError(f"{place}: the fastest plan can't serve the model: the folder is damaged")
     record = Record(
         digest=settings["digest"],
         shape=shape_class(canonical),
@@ -189,8 +200,7 @@ def take(folder: Any, *, tuning_logs: Any = None) -> TuningRecords:
         rows=listed["rows"],
         trials=len(trials),
         seed=int(settings["seed"]),
-        date=offline.today(),
+        date=today(),
         versions=versions,
     )
-    path = records.append(into, record)
-    return TuningRecords(record, path, tuple(trials), verdict.reason, place)
+    return record, trials, verdict.reason

@@ -182,6 +182,16 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def check_folder(folder: Path) -> None:
+    """Find out before the work, not after it, that records can't be written.
+
+    Raises:
+        OSError: they can't.
+    """
+    with _locked(folder):
+        pass
+
+
 def append(folder: Path, record: Record) -> Path:
     """Add a record to a folder of logs, and return the file.
 

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..runtime.candidates import key, score
+from ..runtime.candidates import key, score, succeeded
 from .offline import TuningRecords
-from .search import Trial, best_times, succeeded
+from .search import Trial, best_times
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 860, 380, 70, 40, 16
 COLOURS = ("#3465a4", "#cc5500", "#4e9a06", "#75507b", "#a40000", "#008b8b", "#8f5902", "#555753")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..predicates import Canonical
-from ..runtime.candidates import FINALISTS, faster, key
+from ..runtime.candidates import FINALISTS, faster, key, succeeded
 from . import space as spaces
 from .records import PlanSteps
 from .space import Space, joined
@@ -60,11 +60,6 @@ class Search:
     batches: tuple[int, ...]
     trials: int
     seed: int
-
-
-def succeeded(trials: Sequence[Trial]) -> list[Trial]:
-    """Those that were measured; a wrong one never is."""
-    return [t for t in trials if t["status"] == "ok"]
 
 
 def plan_in(trial: Trial) -> PlanSteps:
