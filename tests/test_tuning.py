@@ -264,6 +264,30 @@ def test_plans_are_joined_where_their_times_cross(forest):
     assert [s["strategy"] for s in space.joined(between, 1.0, 0.5)] == ["gemm", "bitslice"]
 
 
+def test_joined_plans_are_tried_the_most_promising_first(forest):
+    def trial(strategy, options, *ns):
+        plan = space.resolved(canonical, space.single(strategy, options))
+        return {"plan": list(plan), "status": "ok", "ns": dict(zip(("1", "16", "64", "1024"), ns, strict=True))}
+
+    canonical = canonicalise(forest)
+    trials = [
+        trial("bitslice", {}, 1000.0, 80.0, 20.0, 5.0),
+        trial("tree_traversal", {}, 10.0, 12.0, 12.0, 12.0),
+        trial("perfect_tree_traversal", {}, 15.0, 11.8, 11.9, 12.0),
+        trial("gemm", {}, 100.0, 50.0, 40.0, 40.0),
+    ]
+    default = tuple(trials[0]["plan"])
+    what = search.Search(canonical, space.space_of(canonical), default, (1, 16, 64, 1024), len(trials) + 1, 0)
+    plan = search.next_plan(what, trials, [])
+    # Not from all three leaders: what perfect trees gain at 16 rows is not worth another step.
+    assert [step["strategy"] for step in plan] == ["tree_traversal", "bitslice"]
+    assert 64 < plan[1]["min_rows"] < 512
+    more = search.Search(canonical, what.space, default, what.batches, len(trials) + 8, 0)
+    first = search.next_plan(more, [*trials, *trials[:3]], [plan])
+    assert first is not None
+    assert space.key(first) != space.key(plan)
+
+
 def test_a_plan_of_several_steps_is_moved_one_step_at_a_time(forest):
     canonical = canonicalise(forest)
     options = space.space_of(canonical)
