@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from woodpecker.nested import from_nested
 from woodpecker.predicates import canonicalise
 from woodpecker.relay_ops.plan import STRATEGIES, make_plan, plan_of
 from woodpecker.runtime import candidates, measure
-from woodpecker.tuning import offline, pool, records, rows, search, space, store
+from woodpecker.tuning import offline, pool, records, report, rows, search, space, store
 from woodpecker.tuning.shape import digest
 
 from .gallery import FORESTS, grown, leaf, split
@@ -61,6 +62,23 @@ def test_a_job_leaves_a_record_that_compile_uses(tuned, forest):
     assert plan == list(result.record.plan)
     X = np.random.default_rng(1).normal(size=(777, 5))
     assert_bits_equal(model.predict_raw(X), reference.predict_raw(forest, X))
+
+
+def test_a_report_says_what_was_found(tuned):
+    _, result = tuned
+    default = {"plan": list(result.record.default), "status": "ok", "ns": {"1": 10.0, "64": 10.0}}
+    others = [{"plan": [n], "status": "ok", "ns": {"1": ns, "64": ns}} for n, ns in enumerate((20.0, 5.1, 5.0))]
+    failed = {"plan": [9], "status": "crashed", "message": "x"}
+    made = dataclasses.replace(result, trials=(default, others[0], failed, *others[1:]))
+    assert report.trials_to(made, 0.95) == 4
+    assert report.trials_to(made, 1.0) == 5
+    assert report.trials_to(dataclasses.replace(result, trials=(default, others[0])), 0.95) is None
+    assert [round(gain, 2) for _, gain in report.ranking(made)] == [2.0, 1.96, 1.0, 0.5]
+    assert report.failures(made) == {"crashed": 1}
+    text = report.page(result)
+    assert report.plan_text(result.record.plan) in text
+    assert text.count("<svg") == 2
+    assert report.plot([failed], "1") == "<p>nothing was measured</p>"
 
 
 @pytest.mark.full

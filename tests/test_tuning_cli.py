@@ -122,6 +122,11 @@ def test_wrong_usage(cli, folder, home, arguments, message):
     assert message in failed(cli("tune", *arguments))
 
 
+def test_a_device_needs_a_tracker(cli, folder, home):
+    assert "must look like HOST:PORT" in failed(cli("device", "serve", "--tracker", "here", "--key", "board"))
+    assert "woodpecker device serve" in cli("device", "serve", "--help")[1].split("Example", 1)[1]
+
+
 @pytest.mark.full
 def test_ctrl_c_keeps_what_was_measured(folder, home):
     command = [*PROGRAM, "tune", str(folder / "plain.ubj"), "--json", "--trials", "500", "--work-dir", str(home / "w")]

@@ -36,5 +36,6 @@ def serve(
     """
     from ..tuning import remote
 
+    remote.address(tracker)
     typer.echo(f"serving as {key} for {tracker}; interrupt to stop")
     remote.serve(tracker, key, host, port, port_end)

@@ -40,6 +40,18 @@ def ranking(result: TuningRecords) -> list[tuple[Trial, float]]:
     return sorted(done, key=lambda entry: -entry[1])
 
 
+def trials_to(result: TuningRecords, share: float) -> int | None:
+    """How many trials reached this share of the gain that the search saw in the end; None where it saw none."""
+    default = default_trial(result)
+    if default is None:
+        return None
+    done = {id(t) for t in succeeded(result.trials)}
+    gains = [1 / score(t, default) - 1 if id(t) in done else 0.0 for t in result.trials]
+    if max(gains) <= 0:
+        return None
+    return 1 + next(i for i, gain in enumerate(gains) if gain >= share * max(gains))
+
+
 def failures(result: TuningRecords) -> dict[str, int]:
     """Status -> how many trials ended so, without those that were measured."""
     counts: dict[str, int] = {}
@@ -63,6 +75,8 @@ def page(result: TuningRecords) -> str:
         "gain": f"{record.gain:.3f} times as fast as the default ({result.verdict})",
         "date": record.date,
     }
+    if (enough := trials_to(result, 0.95)) is not None:
+        facts["pace"] = f"95 % of the gain after {enough} of {len(result.trials)} trials, as the search measured it"
     if failed := failures(result):
         facts["not measured"] = ", ".join(f"{count} {status}" for status, count in sorted(failed.items()))
     sizes, before, after = sorted(record.ns_per_row, key=int), record.default_ns_per_row, record.ns_per_row
