@@ -49,6 +49,11 @@ def test_a_job_leaves_a_record_that_compile_uses(tuned, forest):
     folder, result = tuned
     assert len(result.trials) == 5
     assert {t["status"] for t in result.trials} == {"ok"}
+    journal = candidates.read_trials(folder / "work")
+    again = [t for t in journal if t.get("again")]
+    assert journal[4:-1] == again  # after four of five trials
+    assert {space.key(t["plan"]) for t in again} == {space.key(t["plan"]) for t in journal[:4]}
+    assert result.trials[0]["ns"] == again[0]["ns"] != journal[0]["ns"]
     assert result.path == records.log_path(folder / "logs", result.record)
     (entry,) = records.read(folder / "logs")
     assert entry.record == result.record
@@ -89,6 +94,7 @@ def test_the_same_command_goes_on_where_it_was(tuned, forest):
     again = quick(forest, folder, trials=6, data=data, progress=fresh.append)
     assert list(again.trials[:5]) == list(result.trials)
     assert len(fresh) == 1
+    assert sum(t.get("again", False) for t in candidates.read_trials(folder / "work")) == 4
     with pytest.raises(InputError, match="belongs to another job, which differs in seed"):
         quick(forest, folder, data=data, seed=1)
     with pytest.raises(InputError, match="differs in batches, rows"):
@@ -122,7 +128,7 @@ def test_a_bad_candidate_costs_itself_only(forest, tmp_path, monkeypatch):
     monkeypatch.setattr(offline, "WORKER", FAULTY)
     plans = [space.single("perfect_tree_traversal", {"interleave": n, "trees": 1}) for n in (16, 1, 2, 4, 8, 32)]
     monkeypatch.setattr(search, "next_plan", lambda what, trials, pending: ([what.default, *plans, None])[len(trials)])
-    result = quick(forest, tmp_path, timeout=8.0, memory=2.0)
+    result = quick(forest, tmp_path, trials=8, timeout=8.0, memory=2.0)
     found = {t["plan"][0]["options"]["interleave"]: t for t in result.trials[1:]}
     expected = {16: "wrong", 1: "timeout", 2: "crashed", 4: "memory", 8: "error", 32: "ok"}
     assert {n: t["status"] for n, t in found.items()} == expected
@@ -142,6 +148,36 @@ def test_a_wrong_candidate_is_never_chosen(forest):
     later = [default, {**wrong, "status": "ok"}, {**wrong, "status": "wrong"}]  # by the check of all entries at the end
     assert search.finalists(what, later) == [tuple(default["plan"])]
     assert search.finalists(what, later[:2]) != [tuple(default["plan"])]
+
+
+def test_leaders_are_measured_again(forest):
+    def trial(strategy, first, last, **more):
+        plan = space.resolved(canonical, space.single(strategy, {}))
+        return {"plan": list(plan), "status": "ok", "ns": {"1": first, "64": last}, **more}
+
+    canonical = canonicalise(forest)
+    names = ("gemm", "tree_traversal", "perfect_tree_traversal", "bitslice")
+    trials = [trial(name, 10.0 + i, 20.0 - i) for i, name in enumerate(names)]
+    default = tuple(trials[1]["plan"])
+    what = search.Search(canonical, {}, default, (1, 64), 20, 0)
+    assert search.explored(what) == 15
+    chosen = [plan[0]["strategy"] for plan in search.leaders(what, trials)]
+    assert chosen == ["tree_traversal", "gemm", "bitslice", "perfect_tree_traversal"]
+    assert search.leaders(what, [{**t, "status": "wrong"} for t in trials[2:]]) == []
+    journal = [*trials, trial("gemm", 99.0, 98.0, again=True), {"plan": [], "status": "crashed"}]
+    merged = search.remeasured(journal)
+    assert len(merged) == 5
+    assert merged[0]["ns"] == {"1": 99.0, "64": 98.0}
+    assert merged[1:4] == trials[1:]
+
+
+def test_a_plan_that_is_slow_at_one_batch_size_comes_last():
+    def trial(name, *ns):
+        return {"plan": [name], "status": "ok", "ns": dict(zip("12", ns, strict=True))}
+
+    base, uneven, even, same = trial("d", 10, 10), trial("u", 2, 12), trial("e", 8, 9), trial("s", 10.2, 10.2)
+    slow = trial("x", 11, 11)
+    assert candidates.faster([slow, same, uneven, base, even], ["d"]) == [even, same, uneven]
 
 
 def paired(*ratios, rounds=15, noise=0.0):

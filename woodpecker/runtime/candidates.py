@@ -31,6 +31,7 @@ FORMAT = 1
 FINALISTS = 5
 HOPEFUL = 1.05
 """A trial with this share of the default's time may still be faster: each was measured in a moment of its own."""
+TOLERATED = 1.1
 ROUNDS, PAIRED_ROUNDS = 5, 15
 
 Trial = Mapping[str, Any]
@@ -118,6 +119,10 @@ def score(trial: Trial, default: Trial) -> float:
     return float(np.exp(np.mean([math.log(trial["ns"][b] / default["ns"][b]) for b in default["ns"]])))
 
 
+def _worst(trial: Trial, default: Trial) -> float:
+    return max(float(trial["ns"][b] / default["ns"][b]) for b in default["ns"])
+
+
 def faster(trials: Sequence[Trial], default: Any) -> list[Trial]:
     """The trials that may be faster than the default plan, the best first; none where that was not measured."""
     done = succeeded(trials)
@@ -125,7 +130,8 @@ def faster(trials: Sequence[Trial], default: Any) -> list[Trial]:
     if base is None:
         return []
     others = [t for t in done if t is not base and score(t, base) < HOPEFUL]
-    return sorted(others, key=lambda t: score(t, base))
+    # One that is clearly slower at a batch size will not be chosen, however fast it is at the others.
+    return sorted(others, key=lambda t: (_worst(t, base) > TOLERATED, score(t, base)))
 
 
 def measure_all(

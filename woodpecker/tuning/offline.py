@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..errors import InputError, TargetError
 from ..runtime import candidates
@@ -21,6 +23,7 @@ from .shape import shape_class, target_key
 WORKER = ("-m", "woodpecker.tuning.worker")
 QUEUE_SECONDS = 60.0
 """How long a candidate may wait for a device of the tracker."""
+AGAIN_ROUNDS = 7
 MAX_LOST = 2
 """A device that goes away in the middle of a trial costs the trial nothing, this many times."""
 
@@ -123,7 +126,8 @@ def tune(
         prepare(job)
         run = Runner(pool, job, workers)
         run.prepare()
-        done = list(run.search(progress))
+        run.search(progress)
+        done = search.remeasured(candidates.read_trials(job.folder))
         verdict, plans = run.confirm(done)
         record = make_record(job, done, verdict, plans, cores)
         path = records.append(into, record)
@@ -153,11 +157,27 @@ class Runner:
         if result["status"] != "ok":
             raise TargetError(f"the scores to compare with can't be computed: {result.get('message')}")
 
-    def search(self, progress: Progress | None) -> Iterator[Trial]:
-        """All trials, those of the journal first."""
+    def search(self, progress: Progress | None) -> None:
+        """Make the trials that the journal does not have yet."""
+        what = self._job.search
+        self._try(search.explored(what), progress)
+        journal = candidates.read_trials(self._job.folder)
+        if len(search.remeasured(journal)) < what.trials and not any(t.get("again") for t in journal):
+            self._again(search.remeasured(journal))
+        self._try(what.trials, progress)
+
+    def _again(self, trials: Sequence[Trial]) -> None:
+        """Measure the leaders in turn."""
+        plans = search.leaders(self._job.search, trials)
+        result = self._one({"do": "compare", "plans": [list(plan) for plan in plans], "rounds": AGAIN_ROUNDS})
+        for plan, times in zip(plans, result.get("times", ()), strict=False):
+            ns = {batch: round(float(np.median(samples)), 3) for batch, samples in times.items()}
+            store.add_trial(self._job.folder, {"plan": list(plan), "status": "ok", "ns": ns, "again": True})
+
+    def _try(self, end: int, progress: Progress | None) -> None:
+        """Further trials, until there are ``end`` of them."""
         job = self._job
-        trials: list[Trial] = [t for t in candidates.read_trials(job.folder) if "plan" in t]
-        yield from trials
+        trials = search.remeasured(candidates.read_trials(job.folder))
         pending: list[PlanSteps] = []
         lost: list[tuple[PlanSteps, int]] = []
 
@@ -166,6 +186,8 @@ class Runner:
             plan: PlanSteps | None
             if lost:
                 plan, attempt = lost.pop()
+            elif len(trials) + len(pending) >= end:
+                plan = None
             else:
                 plan = search.next_plan(job.search, trials, pending)
             if plan is None:
@@ -187,7 +209,6 @@ class Runner:
             trials.append(trial)
             if progress is not None:
                 progress(trial)
-            yield trial
 
     def confirm(self, trials: Sequence[Trial]) -> tuple[Verdict, list[PlanSteps]]:
         """The verdict of a paired run of the finalists, on the machine as it is now; and what ran."""

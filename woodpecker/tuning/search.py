@@ -2,7 +2,7 @@
 
 the default plan, each strategy with its defaults,
 then neighbours of the leaders at each batch size, now and then anything,
-in the last quarter plans that are joined from the leaders;
+then the leaders once more, in turn, and in the last quarter plans that are joined from them;
 then a paired run of the finalists against the default, which stays unless one of them is faster beyond noise.
 """
 
@@ -23,6 +23,7 @@ from .records import PlanSteps
 from .space import Space, joined
 
 LEADERS = 3
+MAX_LEADERS = 10
 JOINED_SHARE = 0.25
 PARTNERS = 2
 """Leaders at each batch size that plans are joined from."""
@@ -90,7 +91,7 @@ def next_plan(search: Search, trials: Sequence[Trial], pending: Sequence[PlanSte
         if full is not None and key(full) not in seen:
             return full
     rng = np.random.default_rng([search.seed, 4, number])
-    if search.trials - number <= max(1, int(JOINED_SHARE * search.trials)):
+    if number >= explored(search):
         for plan in _joined(search, trials):
             if key(plan) not in seen:
                 return plan
@@ -105,6 +106,29 @@ def next_plan(search: Search, trials: Sequence[Trial], pending: Sequence[PlanSte
         if drawn is not None and key(drawn) not in seen:
             return drawn
     return next((p for p in spaces.every(rng, search.space, search.canonical) if key(p) not in seen), None)
+
+
+def explored(search: Search) -> int:
+    """How many trials explore; in the others, plans are joined from what they found."""
+    return search.trials - max(1, int(JOINED_SHARE * search.trials))
+
+
+def leaders(search: Search, trials: Sequence[Trial]) -> list[PlanSteps]:
+    """The default plan and the fastest plans of one strategy at each batch size, which are measured again, in turn,
+    before plans are joined from them: until then each was measured in a moment of its own."""
+    ranked = [[plan_in(t) for t in _leaders(trials, batch)] for batch in search.batches]
+    found = {key(search.default): search.default} if any(plan_in(t) == search.default for t in trials) else {}
+    for place in range(LEADERS):
+        for plans in ranked:
+            if place < len(plans) and len(found) < MAX_LEADERS:
+                found.setdefault(key(plans[place]), plans[place])
+    return list(found.values())
+
+
+def remeasured(trials: Sequence[Trial]) -> list[Trial]:
+    """A journal with the times that leaders had when they were measured again in the place of their first ones."""
+    again = {key(t["plan"]): t["ns"] for t in trials if t.get("again")}
+    return [{**t, "ns": again.get(key(t["plan"]), t["ns"])} if "ns" in t else t for t in trials if not t.get("again")]
 
 
 def _singles(trials: Sequence[Trial]) -> list[Trial]:

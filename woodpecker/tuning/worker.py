@@ -169,7 +169,7 @@ def _compare(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]
         if wrong := measure.first_difference(compute, task.wanted):
             return {"status": "wrong", "message": wrong}
         clocks.append(clock)
-    times = measure.sample(clocks, task.n_rows, task.batches, COMPARE_ROUNDS)
+    times = measure.sample(clocks, task.n_rows, task.batches, job.get("rounds", COMPARE_ROUNDS))
     return {"status": "ok", "times": [{str(batch): s for batch, s in t.items()} for t in times]}
 
 
