@@ -154,23 +154,26 @@ def _draw(search: Search, trials: Sequence[Trial], rng: np.random.Generator) -> 
 
 
 def _joined(search: Search, trials: Sequence[Trial]) -> list[PlanSteps]:
-    """Plans joined from the leaders at each batch size: from all of them, and from every two; the most promising
-    first, by the times of their parts."""
-    leaders = {batch: _leaders(trials, batch) for batch in search.batches}
-    known = {key(t["plan"]): t for found in leaders.values() for t in found[:PARTNERS]}
-    sets: list[Sequence[str]] = list(itertools.combinations(sorted(known), 2))
-    sets += [sorted({key(found[place]["plan"]) for found in leaders.values()}) for place in range(PARTNERS)
-             if all(len(found) > place for found in leaders.values())]  # fmt: skip
+    """Plans joined from the leaders at each batch size: of all of them, and of every two or three; the most promising
+    first, by the times of their parts, those last that would be slower than the default somewhere."""
+    leaders = [_leaders(trials, batch)[:PARTNERS] for batch in search.batches]
+    known = {key(t["plan"]): t for found in leaders for t in found}
+    names = sorted(known)
+    sets = [*itertools.combinations(names, 2), *itertools.combinations(names, 3)]
+    sets += [tuple(sorted({key(found[0]["plan"]) for found in leaders if found}))]
     times = {name: {int(b): float(ns) for b, ns in t["ns"].items()} for name, t in known.items()}
-    expected: dict[str, tuple[float, PlanSteps]] = {}
-    for names, shift, worth in itertools.product(sets, SHIFTS, WORTHS):
-        plan = joined([(plan_in(known[name]), times[name]) for name in names], shift, worth)
-        if len(plan) > 1:
-            ns = [_expected(plan, times, batch) for batch in search.batches]
-            # Small reasons to try one before another: each step has tables of its own, and times were crossed for 1.0.
-            doubt = A_STEP ** len(plan) * (1.0 if shift == 1.0 else A_SHIFT)
-            expected.setdefault(key(plan), (doubt * float(np.exp(np.log(ns).mean())), plan))
-    return [plan for _, plan in sorted(expected.values(), key=lambda entry: entry[0])]
+    default: Mapping[str, float] = next((t["ns"] for t in succeeded(trials) if plan_in(t) == search.default), {})
+    expected: dict[str, tuple[bool, float, PlanSteps]] = {}
+    for parts, shift, worth in itertools.product(sets, SHIFTS, WORTHS):
+        plan = joined([(plan_in(known[name]), times[name]) for name in parts], shift, worth)
+        if len(plan) < 2 or key(plan) in expected:
+            continue
+        ns = {batch: _expected(plan, times, batch) for batch in search.batches}
+        slower = any(ns[batch] > WORSE * default.get(str(batch), math.inf) for batch in ns)
+        # Small reasons to try one before another: each step has tables of its own, and times were crossed for 1.0.
+        doubt = A_STEP ** len(plan) * (1.0 if shift == 1.0 else A_SHIFT)
+        expected[key(plan)] = (slower, doubt * float(np.exp(np.log(list(ns.values())).mean())), plan)
+    return [plan for _, _, plan in sorted(expected.values(), key=lambda entry: entry[:2])]
 
 
 def _expected(plan: PlanSteps, times: Mapping[str, Mapping[int, float]], batch: int) -> float:
