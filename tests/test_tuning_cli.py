@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 import woodpecker as wp
-from woodpecker.errors import ArtifactError, InputError
+from woodpecker.errors import ArtifactError, InputError, MissingExtraError
 from woodpecker.runtime import candidates
-from woodpecker.tuning import halves, job, logs, records
+from woodpecker.tuning import halves, job, logs, records, remote
 
 from .cli_support import PROGRAM, cli_fixture, failed, frame, lgb, xgb  # noqa: F401
 from .gallery import grown
@@ -125,6 +125,12 @@ def test_wrong_usage(cli, folder, home, arguments, message):
 def test_a_device_needs_a_tracker(cli, folder, home):
     assert "must look like HOST:PORT" in failed(cli("device", "serve", "--tracker", "here", "--key", "board"))
     assert "woodpecker device serve" in cli("device", "serve", "--help")[1].split("Example", 1)[1]
+
+
+def test_what_rpc_needs_is_named(monkeypatch):
+    monkeypatch.setattr(remote, "find_spec", lambda name: None if name == "tornado" else name)
+    with pytest.raises(MissingExtraError, match=r"need tornado, .* pip install 'woodpecker\[tune\]'"):
+        remote.devices("127.0.0.1:9", "board")
 
 
 @pytest.mark.full
