@@ -252,6 +252,11 @@ def test_folders_that_cannot_be_measured(halved, tmp_path, cli):
     (folder / candidates.TRIALS).write_text(json.dumps({"plan": listed["default"], "status": "ok", "ns": {"1": 3.0}}))
     with pytest.raises(InputError, match="is damaged"):
         halves.take(folder)
+    (folder / candidates.PAIRED).write_text('{"plans": [], "cores": 2}')
+    assert halves.take(folder, tuning_logs=tmp_path / "logs").gain == 1.0
+    (folder / "forest.npz").write_bytes(b"no forest")
+    with pytest.raises(InputError, match="is damaged"):
+        halves.take(folder)
     task = json.loads((folder / "task.json").read_text())
     (folder / "task.json").write_text(json.dumps({**task, "versions": {"tvm": "0"}}))
     with pytest.raises(InputError, match="make it again"):

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from .. import __version__
 from ..errors import InputError, TargetError, WoodpeckerError
@@ -21,7 +22,7 @@ from ..predicates import canonicalise
 from ..relay_ops.plan import make_plan
 from ..runtime import candidates
 from ..runtime.files import check_path
-from ..targets import CpuTarget, import_tvm
+from ..targets import import_tvm
 from . import offline, records, search, store
 from . import space as spaces
 from .candidate import SYMBOL
@@ -154,7 +155,7 @@ def take(folder: Any, *, tuning_logs: Any = None) -> TuningRecords:
     listed = candidates.read_list(place)
     try:
         record, trials, reason = _judged(place, listed)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, BadZipFile) as error:
         if isinstance(error, WoodpeckerError):
             raise
         raise InputError(f"{folder} is damaged ({type(error).__name__}: {error}): make and measure it again") from error
@@ -183,7 +184,7 @@ def _judged(place: Path, listed: Mapping[str, Any]) -> tuple[Record, list[dict[s
     else:
         plans, verdict = [default], search.Verdict(0, 1.0, (measured["ns"],), "no other plan was faster")
     canonical = canonicalise(store.load_forest(place / store.FOREST))
-    where = CpuTarget(**{**settings["resolved"], "features": tuple(settings["resolved"]["features"])})
+    where = store.resolved_target(settings)
     if spaces.resolved(canonical, plans[verdict.winner]) is None:
         raise InputError(f"{place}: the fastest plan can't serve the model: the folder is damaged")
     record = Record(

@@ -24,6 +24,7 @@ from ..errors import InputError
 from ..forest import Forest
 from ..runtime.candidates import TRIALS, append_line
 from ..runtime.files import atomic_path
+from ..targets import CpuTarget
 from .shape import scoring_arrays, scoring_scalars
 
 TASK, FOREST, LOG = "task.json", "forest.npz", "worker.log"
@@ -93,6 +94,12 @@ def begin(folder: Path, settings: Mapping[str, Any]) -> bool:
         raise InputError(f"{folder} is no work folder of a tuning job, and not empty: name another one as work_dir")
     write_json(path, settings)
     return False
+
+
+def resolved_target(settings: Mapping[str, Any]) -> CpuTarget:
+    """The target of a folder's settings, which hold the fields of a resolved one."""
+    fields = settings["resolved"]
+    return CpuTarget(**{**fields, "features": tuple(fields["features"])})
 
 
 def save_forest(path: Path, forest: Forest) -> None:

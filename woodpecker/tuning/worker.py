@@ -73,7 +73,7 @@ class DeviceLostError(Exception):
 def load_task(folder: Path) -> Task:
     """The task of a work folder."""
     settings = json.loads((folder / store.TASK).read_text())
-    where = CpuTarget(**{**settings["resolved"], "features": tuple(settings["resolved"]["features"])})
+    where = store.resolved_target(settings)
     forest = store.load_forest(folder / store.FOREST)
     X = np.load(folder / candidates.ROWS, allow_pickle=False)
     return Task(folder, canonicalise(forest), where, X, settings["n_rows"], tuple(settings["batches"]))
