@@ -5,6 +5,7 @@ that nothing else is, and prints what that costs: installed bytes, import and lo
 """
 
 import importlib.metadata
+import os
 import statistics
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import woodpecker as wp
+from woodpecker.runtime import machine
 
 BASE = {"woodpecker", "numpy", "apache-tvm-ffi", "typing-extensions"}
 INSTALLERS = {"pip", "setuptools", "wheel"}
@@ -39,7 +41,7 @@ def make(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "X.npy", X)
     for name, (model, scores) in raw.items():
-        wp.compile(model).save(folder / f"{name}.so")
+        wp.compile(model, target="x86-64" if name == "lightgbm" else "llvm").save(folder / f"{name}.so")
         np.save(folder / f"{name}-raw.npy", scores)
         np.save(folder / f"{name}-predict.npy", model.predict(X))
 
@@ -69,14 +71,21 @@ def check(folder: Path) -> None:
     print(f"together: {total / 1e6:.1f} MB, {(total - size_of(installed['numpy'])) / 1e6:.1f} MB without numpy")
 
     X = np.load(folder / "X.npy")
+    levels = []
     for artifact in sorted(folder.glob("*.so")):
-        model = wp.load(artifact, verify=True)
         raw = np.load(folder / f"{artifact.stem}-raw.npy")
-        if model.predict_raw(X).reshape(raw.shape).tobytes() != raw.tobytes():
-            sys.exit(f"{artifact.name}: raw scores differ from the library's")
-        if not (model.predict(X) == np.load(folder / f"{artifact.stem}-predict.npy")).all():
-            sys.exit(f"{artifact.name}: predictions differ from the library's")
-    print(f"{len(X):,} rows of 3 models: every bit equal to the library's")
+        for target in (level["target"] for level in wp.load(artifact).inspect()["levels"]):
+            if not machine.runs(target):
+                continue
+            levels.append(target["name"])
+            os.environ[machine.LEVEL_VARIABLE] = target["name"]
+            model = wp.load(artifact, verify=True)
+            if model.predict_raw(X).reshape(raw.shape).tobytes() != raw.tobytes():
+                sys.exit(f"{artifact.name}: raw scores differ from the library's")
+            if not (model.predict(X) == np.load(folder / f"{artifact.stem}-predict.npy")).all():
+                sys.exit(f"{artifact.name}: predictions differ from the library's")
+        os.environ.pop(machine.LEVEL_VARIABLE, None)
+    print(f"{len(X):,} rows of 3 models, code for {', '.join(levels)}: every bit equal to the library's")
 
     path = str(folder / "xgboost.so")
     numpy = milliseconds("import numpy")

@@ -1,16 +1,16 @@
-"""python -m benchmarks run | report: see docs/benchmarks.md."""
+"""python -m benchmarks run | regret | latency | threads | scaling | routing | report | plot: see docs/benchmarks.md."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import json
-import os
 import shutil
 import signal
 import sys
 from pathlib import Path
+
+from woodpecker.errors import MissingExtraError
 
 from . import machine
 from .cell import Settings
@@ -19,6 +19,8 @@ from .report import render
 from .run import failures, run_suite, say
 from .shapes import QUICK, SHAPES, Shape
 from .state import StateMismatch
+from .studies import command as studies
+from .studies.plots import draw
 
 QUICK_SETTINGS = Settings(
     batches=(1, 64),
@@ -53,20 +55,25 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--clock", choices=("wall", "cpu"), help="cpu: CPU time instead, for a busy machine")
     run.add_argument("--date", action="store_true", help="write today's date into the results")
     run.add_argument("--list", action="store_true", help="list models and contestants, and stop")
-    report = commands.add_parser("report", help="draw the tables of results")
+    studies.add_parsers(commands)
+    report = commands.add_parser("report", help="draw the tables of results, of the suite or of a study")
     report.add_argument("results", type=Path)
+    plot = commands.add_parser("plot", help="draw pictures of results, of the suite or of a study; needs matplotlib")
+    plot.add_argument("results", type=Path)
+    plot.add_argument("-o", "--output", type=Path, default=Path("build/benchmarks/plots"), help="folder of the files")
     return top
 
 
 def main(arguments: list[str] | None = None) -> int:
     """0: done. 1: woodpecker differed from a library. 2: wrong usage."""
     given = parser().parse_args(arguments)
-    if given.command == "report":
+    if given.command in ("report", "plot"):
+        return _from_results(given)
+    if given.command in studies.STUDIES:
         try:
-            print(render(json.loads(given.results.read_text())))
-        except (OSError, ValueError) as problem:
-            return _usage(f"{given.results}: {problem}")
-        return 0
+            return studies.main(given)
+        except (LookupError, ValueError, StateMismatch) as problem:
+            return _usage(str(problem.args[0]))
     try:
         shapes = _shapes(given)
         contestants = _contestants(given)
@@ -76,6 +83,24 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join([*(f"{s.name}: {s.title}" for s in shapes), "", *contestants]))
         return 0
     return _run(given, shapes, contestants)
+
+
+def _from_results(given: argparse.Namespace) -> int:
+    """The commands that measure nothing."""
+    try:
+        results = json.loads(given.results.read_text())
+        if given.command == "report":
+            print(studies.render(results) if "study" in results else render(results))
+        else:
+            for path in draw(results, given.output):
+                print(path)
+    except MissingExtraError as problem:
+        return _usage(str(problem))
+    except (OSError, ValueError) as problem:
+        return _usage(f"{given.results}: {problem}")
+    except (AttributeError, KeyError, TypeError) as problem:
+        return _usage(f"{given.results}: not results of this suite: {type(problem).__name__} {problem}")
+    return 0
 
 
 def _run(given: argparse.Namespace, shapes: list[Shape], contestants: dict[str, Contestant]) -> int:
@@ -93,13 +118,11 @@ def _run(given: argparse.Namespace, shapes: list[Shape], contestants: dict[str, 
         say("interrupted; the same command goes on from here")
         return 130
     if given.date:
-        results["date"] = datetime.date.today().isoformat()
+        results["date"] = machine.today()
     text = render(results)
     path = output / f"{machine.slug(results['machine'])}.json"
-    for to, content in ((path, json.dumps(results, indent=1) + "\n"), (path.with_suffix(".md"), text + "\n")):
-        partial = to.with_name(f"partial-{to.name}")
-        partial.write_text(content)
-        os.replace(partial, to)
+    studies.write(path, json.dumps(results, indent=1) + "\n")
+    studies.write(path.with_suffix(".md"), text + "\n")
     print(text)
     say(f"results: {path}")
     found = failures(results)

@@ -53,6 +53,7 @@ class Contestant:
         build: Compiles the model into `folder`, in a fresh process whose time and peak memory are reported.
         leaves: LIBRARY and WOODPECKER have it: like `load`, but the function returns leaf ids (n, trees).
         load_link: LIBRARY has it: like `load`, with answers in the form LINK.
+        load_predict: LIBRARY and WOODPECKER have it: like `load`, with what the model's own `predict` returns.
         probe: WOODPECKER has it: (model, n, seed) -> rows at and next to the model's own thresholds.
         hides: Modules that its packages must not find.
     """
@@ -68,6 +69,7 @@ class Contestant:
     build: Callable[[Info, Any, Path], None] | None = None
     leaves: Callable[[Info, Any, Path], Predict] | None = None
     load_link: Callable[[Info, Any, Path], Predict] | None = None
+    load_predict: Callable[[Info, Any, Path], Predict] | None = None
     probe: Callable[[Any, int, int], np.ndarray] | None = None
     hides: tuple[str, ...] = ()
 
@@ -121,10 +123,11 @@ def woodpecker(strategy: str) -> Contestant:
         kind=WOODPECKER,
         requires=("tvm", "woodpecker.compiler", "woodpecker.build", "woodpecker.relay_ops.plan"),
         runs_with=("woodpecker.runtime",),
-        read=_own_model,
+        read=own_model,
         build=build,
         load=lambda info, model, folder: _artifact(folder).predict_raw,
         leaves=lambda info, model, folder: _artifact(folder).apply,
+        load_predict=lambda info, model, folder: _artifact(folder).predict,
         probe=threshold_rows,
     )
 
@@ -135,12 +138,13 @@ def _artifact(folder: Path) -> Any:
     return wp.load(folder / "model.so", num_threads=1)
 
 
-def _own_model(info: Info) -> Any:
+def own_model(info: Info) -> Any:
+    """The model as `woodpecker.compile` takes it."""
     return pickle.loads(info.model.read_bytes()) if info.model.suffix == ".pkl" else str(info.model)
 
 
-def threshold_rows(model: Any, n: int, seed: int) -> np.ndarray:
-    """(n, features) float32 rows of the model's own thresholds and categories, and the floats next to them."""
+def threshold_rows(model: Any, n: int, seed: int, dtype: str = "float32") -> np.ndarray:
+    """(n, features) rows of the model's own thresholds and categories, and the floats of ``dtype`` next to them."""
     import woodpecker as wp
     from woodpecker.forest import IN, LEAF
 
@@ -149,7 +153,8 @@ def threshold_rows(model: Any, n: int, seed: int) -> np.ndarray:
     special = [0.0, -0.0, 1e-40, -1e-35, 1e30]
     if forest.source.get("library") != "scikit-learn":
         special.append(np.nan)
-    X = np.empty((n, forest.n_features), np.float32)
+    real = np.dtype(dtype).type
+    X = np.empty((n, forest.n_features), real)
     for f in range(forest.n_features):
         at = (forest.feature == f) & (forest.kind != LEAF)
         points: Sequence[np.ndarray] = [forest.threshold[at & (forest.kind != IN)]]
@@ -158,9 +163,9 @@ def threshold_rows(model: Any, n: int, seed: int) -> np.ndarray:
             points = [*points, members, members + 1]
         pool = np.unique(np.concatenate(points))
         pool = pool[np.isfinite(pool)] if np.isfinite(pool).any() else np.linspace(-2, 2, 9)
-        values = rng.choice(pool, n).astype(np.float32)
+        values = rng.choice(pool, n).astype(real)
         step = rng.integers(0, 3, n)
-        values = np.where(step == 1, np.nextafter(values, np.float32(np.inf)), values)
-        values = np.where(step == 2, np.nextafter(values, np.float32(-np.inf)), values)
-        X[:, f] = np.where(rng.random(n) < 0.05, rng.choice(np.array(special, np.float32), n), values)
+        values = np.where(step == 1, np.nextafter(values, real(np.inf)), values)
+        values = np.where(step == 2, np.nextafter(values, real(-np.inf)), values)
+        X[:, f] = np.where(rng.random(n) < 0.05, rng.choice(np.array(special, real), n), values)
     return X

@@ -37,6 +37,16 @@ class Failed(Exception):
     """A contestant raised an error, crashed, or took too long."""
 
 
+def environment(threads: int | None = None) -> dict[str, str]:
+    """Of a worker: it finds this package, and runs on one thread, or on as many as are given."""
+    found = {**os.environ, **ONE_THREAD}
+    if threads is not None:
+        found["OMP_NUM_THREADS"] = str(threads)
+    root = str(Path(__file__).resolve().parents[1])
+    found["PYTHONPATH"] = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
+    return found
+
+
 class Worker:
     """A running worker process.
 
@@ -47,11 +57,6 @@ class Worker:
     """
 
     def __init__(self, settings: Mapping[str, Any], log: Path, threads: int | None = None) -> None:
-        environment = {**os.environ, **ONE_THREAD}
-        if threads is not None:
-            environment["OMP_NUM_THREADS"] = str(threads)
-        root = str(Path(__file__).resolve().parents[1])
-        environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
         log.parent.mkdir(parents=True, exist_ok=True)
         self.peak_bytes = 0
         self._ready = False
@@ -63,7 +68,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=environment,
+                env=environment(threads),
                 start_new_session=True,
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import os
 import platform
@@ -63,12 +64,27 @@ def slug(machine: dict[str, Any]) -> str:
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\([^)]*\)|@.*", "", text.lower())).strip("-")
 
 
-def source_digest() -> str:
-    """Of every source file of the woodpecker package: two runs that differ in it measured two programs."""
+def today() -> str:
+    """The date, as results hold it where it is asked for."""
+    return datetime.date.today().isoformat()
+
+
+def commit() -> str | None:
+    """The commit of this checkout, with "-dirty" where tracked files differ from it; None outside of one."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def source_digest(root: Path | None = None) -> str:
+    """Of every source file of a package, by default woodpecker: two runs that differ in it measured two programs."""
     import woodpecker
 
     digest = hashlib.sha256()
-    root = Path(woodpecker.__file__).parent
+    root = root or Path(woodpecker.__file__).parent
     for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".c", ".h")):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]

@@ -59,7 +59,14 @@ def _library(info: Info, model: Any, folder: Path) -> Predict:
         return lambda X: model.inplace_predict(X, predict_type="margin", validate_features=False)
     if info.shape.library == "lightgbm":
         return lambda X: model.predict(X, raw_score=True, num_threads=1)
-    return model.predict_proba
+    return _sklearn_scores(model)
+
+
+def _sklearn_scores(model: Any) -> Predict:
+    """What an ensemble adds up, by the method that returns it."""
+    names = ("decision_function", "predict_proba", "predict")
+    scores: Predict = next(getattr(model, name) for name in names if hasattr(model, name))
+    return scores
 
 
 def _library_link(info: Info, model: Any, folder: Path) -> Predict:
@@ -68,6 +75,11 @@ def _library_link(info: Info, model: Any, folder: Path) -> Predict:
     if info.shape.library == "lightgbm":
         return lambda X: model.predict(X, num_threads=1)
     return lambda X: model.predict_proba(X)[:, 1]
+
+
+def _library_predict(info: Info, model: Any, folder: Path) -> Predict:
+    predict: Predict = model.predict if info.shape.library == "sklearn" else _library_link(info, model, folder)
+    return predict
 
 
 def _library_leaves(info: Info, model: Any, folder: Path) -> Predict:
@@ -242,7 +254,13 @@ def _link_form(info: Info) -> str:
 
 
 LIBRARY_ITSELF = Contestant(
-    "library", LIBRARY, _library, read=library_model, leaves=_library_leaves, load_link=_library_link
+    "library",
+    LIBRARY,
+    _library,
+    read=library_model,
+    leaves=_library_leaves,
+    load_link=_library_link,
+    load_predict=_library_predict,
 )
 
 ALL = (

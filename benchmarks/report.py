@@ -58,7 +58,7 @@ def render(results: Mapping[str, Any]) -> str:
     lines = ["# Benchmark results", "", *_about(results), ""]
     shapes = [shape for shape in results["shapes"] if shape["cells"]]
     for batch in results["settings"]["batches"]:
-        lines += [f"## {_rows(batch)}", "", *_overview(shapes, batch), ""]
+        lines += [f"## {rows_a_call(batch)}", "", *_overview(shapes, batch), ""]
     for shape in results["shapes"]:
         lines += [f"## {shape['title']}", ""]
         if not shape["cells"]:
@@ -68,23 +68,33 @@ def render(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _rows(batch: int) -> str:
+def rows_a_call(batch: int) -> str:
+    """A batch size in words."""
     return "1 row a call" if batch == 1 else f"{batch:,} rows a call"
 
 
-def _about(results: Mapping[str, Any]) -> list[str]:
-    about = results["machine"]
+def machine_lines(about: Mapping[str, Any]) -> list[str]:
+    """The CPU and the software, as `benchmarks.machine.describe` returns them, and an empty line."""
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     simd = " ".join(f for f in about["cpu_flags"] if f in ("avx2", "avx512f", "avx512vbmi", "asimd", "sve"))
-    lines = [
+    return [
         f"CPU: {about['cpu']} ({about['cpu_family']}; {simd or 'unknown SIMD'}), {about['cpus']} usable; "
         f"caches {', '.join(f'{k} {v}' for k, v in about['caches'].items()) or 'unknown'}.",
         f"Software: Python {about['python']}, {about['system']}, {about['libc']}, {about['compiler']}; {versions}.",
         "",
+    ]
+
+
+def _about(results: Mapping[str, Any]) -> list[str]:
+    about = results["machine"]
+    lines = [
+        *machine_lines(about),
         "ns/row of whole calls from Python, one thread each: the median of interleaved rounds, ± half of the "
         "interquartile range. Ratios are medians of the ratio within each round; above 1 is faster. ~ marks answers "
         "that are not the library's bits.",
     ]
+    if results.get("commit"):  # the first results have none
+        lines += ["", f"Commit {results['commit']}."]
     if results["settings"]["clock"] == "cpu":
         lines += ["", "Times are CPU time, not time on the wall: the machine was in use by others."]
     loads = [cell["load_average"] for shape in results["shapes"] for cell in shape["cells"].values()]

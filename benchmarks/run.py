@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,7 @@ def collect(
 ) -> dict[str, Any]:
     """The results so far, as JSON values."""
     about = dict(state.get("header") or {})
+    about["commit"] = machine.commit()
     about["woodpecker_changed_meanwhile"] = about["machine"]["woodpecker_sources"] != machine.source_digest()
     about["shapes"] = []
     complete = True
@@ -134,6 +135,36 @@ def _run_shape(
         say(f"{shape.name}: done before")
         return
     say(f"{shape.name}: {shape.title}")
+    with contest(shape, contestants, settings, output, state, train, say) as (info, running, library):
+        folder, rows = output / "answers", max(checked_rows(batch) for batch in settings.batches)
+        wanted = wanted_answers(library, running, info, rows, folder)
+        previous: dict[str, float] = {}
+        for batch in settings.batches:
+            cell = state.get("cell", shape.name, batch)
+            if cell is None:
+                say(f"  batch {batch:,}")
+                cell = measure(running, wanted, info, batch, settings, folder, previous)
+                state.put("cell", shape.name, batch, cell)
+            previous |= medians(cell)
+
+
+@contextlib.contextmanager
+def contest(
+    shape: Shape,
+    contestants: Mapping[str, Contestant],
+    settings: Settings,
+    output: Path,
+    state: State,
+    train: Train,
+    say: Say,
+) -> Iterator[tuple[Info, list[Running], Running]]:
+    """The model of a shape, every contestant that loaded it and is right, and the library, while the block lasts.
+
+    ``state`` gets the records "build" of each contestant and "shape".
+
+    Raises:
+        Failed: the model was not trained, or the library did not load it.
+    """
     rows = max(checked_rows(batch) for batch in settings.batches)
     info = train(shape, pool_rows(shape, rows), settings, output)
     _build_all(info, contestants, settings, output, state, say)
@@ -150,17 +181,8 @@ def _run_shape(
             say(f"  {name}: WRONG: {reason}")
             build = state.get("build", shape.name, name) or {}
             state.put("build", shape.name, name, {**build, "status": "wrong", "reason": reason})
-        running = [one for one in running if one.name not in wrong]
         state.put("shape", shape.name, {"status": "ok", "reason": None, "rows_compared": compared})
-        wanted = wanted_answers(library, running, info, rows, folder)
-        previous: dict[str, float] = {}
-        for batch in settings.batches:
-            cell = state.get("cell", shape.name, batch)
-            if cell is None:
-                say(f"  batch {batch:,}")
-                cell = measure(running, wanted, info, batch, settings, folder, previous)
-                state.put("cell", shape.name, batch, cell)
-            previous |= medians(cell)
+        yield info, [one for one in running if one.name not in wrong], library
 
 
 def _build_all(
@@ -170,7 +192,7 @@ def _build_all(
 
     def build(name: str) -> dict[str, Any]:
         done = state.get("build", info.shape.name, name)
-        if done is not None and (done["status"] != "ok" or _places(output, info.shape, name)[0].exists()):
+        if done is not None and (done["status"] != "ok" or places(output, info.shape, name)[0].exists()):
             return done
         record = _build(name, contestants[name], info, settings, output)
         note = f"{record['seconds']:.2f} s" if "seconds" in record else record["reason"] or "nothing to build"
@@ -200,8 +222,9 @@ def _start(
     for name in contestants:
         record = state.get("build", info.shape.name, name)
         if record is not None and record["status"] == "ok":
-            places = _places(output, info.shape, name)
-            started.append((name, record, stack.enter_context(worker(name, info, *places, _memory(settings)))))
+            folder, log = places(output, info.shape, name)
+            one = stack.enter_context(worker(name, info, folder, log, _memory(settings)))
+            started.append((name, record, one))
     for name, old, one in started:
         record = dict(old)
         try:
@@ -216,7 +239,7 @@ def _start(
 
 def _build(name: str, contestant: Contestant, info: Info, settings: Settings, output: Path) -> dict[str, Any]:
     """Compile the model for one contestant in a fresh process."""
-    folder, log = _places(output, info.shape, name)
+    folder, log = places(output, info.shape, name)
     record: dict[str, Any] = {"kind": contestant.kind, "status": "ok", "reason": None}
     absent = missing_module(contestant)
     reason = f"package {absent} is not installed" if absent else contestant.refuses(info)
@@ -238,7 +261,7 @@ def _build(name: str, contestant: Contestant, info: Info, settings: Settings, ou
     return record
 
 
-def _places(output: Path, shape: Shape, name: str) -> tuple[Path, Path]:
+def places(output: Path, shape: Shape, name: str) -> tuple[Path, Path]:
     """(folder of artifacts, log) of a contestant for a shape."""
     plain = name.replace(":", "-").replace("/", "-")
     return output / "artifacts" / shape.name / plain, output / "logs" / f"{shape.name}-{plain}.log"

@@ -38,11 +38,13 @@ class Shape:
         task: "regression", "binary" or "multiclass".
         features: Columns of X.
         rounds: Boosting rounds, or trees of a forest.
-        params: The library's own parameters.
+        params: The library's own parameters; for scikit-learn also "estimator", the name of a class of
+            `sklearn.ensemble` (RandomForestClassifier).
         train_rows: Rows to train on.
         classes: Classes of a classifier, else 0.
         columns: "normal", "indicators" (10 numeric columns, the others 0 or 1) or "categories" (see CATEGORIES).
         missing: Share of values that are missing, in numeric columns.
+        dtype: Of the rows, to train on and to predict: "float32" or "float64".
     """
 
     name: str
@@ -56,6 +58,7 @@ class Shape:
     classes: int = 0
     columns: str = "normal"
     missing: float = 0.0
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Info:
     Args:
         shape: What was trained.
         model: Its file: .ubj of XGBoost, .txt of LightGBM, .pkl of scikit-learn.
-        rows: Raw float32 file of rows to predict.
+        rows: Raw file of rows to predict, of the shape's dtype.
         n_rows: Their number.
     """
 
@@ -155,9 +158,9 @@ QUICK = tuple(
 
 
 def make_rows(shape: Shape, n: int, seed: int) -> np.ndarray:
-    """(n, features) float32 rows."""
+    """(n, features) rows of the shape's dtype."""
     rng = np.random.default_rng([seed, 1])
-    X = rng.standard_normal((n, shape.features), np.float32)
+    X = rng.standard_normal((n, shape.features), np.dtype(shape.dtype).type)
     if shape.columns == "indicators":
         shares = np.random.default_rng(7).uniform(0.02, 0.5, shape.features).astype(np.float32)
         X[:, 10:] = rng.random((n, shape.features - 10), np.float32) < shares[10:]
@@ -190,7 +193,9 @@ def make_target(shape: Shape, X: np.ndarray, seed: int) -> np.ndarray:
 def _train_xgboost(shape: Shape, X: np.ndarray, y: np.ndarray, threads: int, path: Path) -> None:
     import xgboost
 
-    data = xgboost.DMatrix(X, y, nthread=threads)
+    types = ["c" if column in CATEGORIES else "float" for column in range(shape.features)]
+    categories = {"feature_types": types} if shape.columns == "categories" else {}
+    data = xgboost.DMatrix(X, y, nthread=threads, **categories)
     xgboost.train({**shape.params, "nthread": threads}, data, shape.rounds).save_model(path)
 
 
@@ -203,10 +208,19 @@ def _train_lightgbm(shape: Shape, X: np.ndarray, y: np.ndarray, threads: int, pa
 
 
 def _train_sklearn(shape: Shape, X: np.ndarray, y: np.ndarray, threads: int, path: Path) -> None:
-    from sklearn.ensemble import RandomForestClassifier
+    import sklearn.ensemble
 
-    forest = RandomForestClassifier(shape.rounds, n_jobs=threads, **shape.params).fit(X, y)
-    path.write_bytes(pickle.dumps(forest.set_params(n_jobs=1)))
+    params = dict(shape.params)
+    estimator = getattr(sklearn.ensemble, params.pop("estimator", "RandomForestClassifier"))
+    known = estimator().get_params()
+    params["max_iter" if "max_iter" in known else "n_estimators"] = shape.rounds
+    model = estimator(**params)
+    if "n_jobs" in known:
+        model.set_params(n_jobs=threads)
+    model.fit(X, y)
+    if "n_jobs" in known:
+        model.set_params(n_jobs=1)
+    path.write_bytes(pickle.dumps(model))
 
 
 Trainer = Callable[[Shape, np.ndarray, np.ndarray, int, Path], None]
@@ -231,7 +245,7 @@ def version(distribution: str) -> str | None:
 
 def pool_rows(shape: Shape, largest_batch: int) -> int:
     """Rows of the pool that batches are taken from: fresh ones for each call, as far as MAX_POOL_BYTES allows."""
-    most = MAX_POOL_BYTES // (4 * shape.features)
+    most = MAX_POOL_BYTES // (np.dtype(shape.dtype).itemsize * shape.features)
     return max(min(CALLS_PER_POOL * largest_batch, most), largest_batch, 16_384)
 
 
@@ -244,13 +258,14 @@ def prepare(shape: Shape, cache: Path, n_rows: int, threads: int) -> Info:
     distribution, suffix, train = TRAINERS[shape.library]
     cache.mkdir(parents=True, exist_ok=True)
     stem = cache / f"{shape.name}-{_digest(shape, version(distribution))}"
-    model, rows = stem.with_name(stem.name + suffix), stem.with_name(f"{stem.name}-{n_rows}.f32")
+    model = stem.with_name(stem.name + suffix)
+    rows = stem.with_name(f"{stem.name}-{n_rows}.{shape.dtype.replace('loat', '')}")
     if not model.exists():
         X = make_rows(shape, shape.train_rows, seed=1)
         partial = model.with_name(f"partial-{model.name}")
         train(shape, X, make_target(shape, X, seed=1), threads, partial)
         os.replace(partial, model)
-    if not rows.exists() or rows.stat().st_size != 4 * n_rows * shape.features:
+    if not rows.exists() or rows.stat().st_size != n_rows * shape.features * np.dtype(shape.dtype).itemsize:
         partial = rows.with_name(f"partial-{rows.name}")
         make_rows(shape, n_rows, seed=2).tofile(partial)
         os.replace(partial, rows)
@@ -258,7 +273,9 @@ def prepare(shape: Shape, cache: Path, n_rows: int, threads: int) -> Info:
 
 
 def _digest(shape: Shape, library_version: str | None) -> str:
-    text = json.dumps([dataclasses.asdict(shape), library_version], sort_keys=True)
+    # What is left out at its default does not rename the models that older caches hold.
+    fields = {k: v for k, v in dataclasses.asdict(shape).items() if (k, v) != ("dtype", "float32")}
+    text = json.dumps([fields, library_version], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -270,7 +287,7 @@ class Pool:
     """
 
     X: np.ndarray
-    mapped: mmap.mmap = field(repr=False)
+    mapped: mmap.mmap | None = field(default=None, repr=False)
 
     def batches(self, size: int, count: int, first: int) -> list[np.ndarray]:
         """``count`` views of ``size`` consecutive rows, from batch number ``first`` on, around the pool's end."""
@@ -283,4 +300,4 @@ def open_pool(info: Info) -> Pool:
     with info.rows.open("r+b") as file:
         flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
         mapped = mmap.mmap(file.fileno(), 0, flags=flags)
-    return Pool(np.frombuffer(mapped, np.float32).reshape(info.n_rows, info.shape.features), mapped)
+    return Pool(np.frombuffer(mapped, info.shape.dtype).reshape(info.n_rows, info.shape.features), mapped)

@@ -108,21 +108,17 @@ class Server:
         self._read()
         if self.contestant.probe is None:
             raise LookupError(f"{self.contestant.name} has no probe")
-        X = self.contestant.probe(self.model, n, seed)
+        X = self.contestant.probe(self.model, n, seed).astype(self.info.shape.dtype)
         X.tofile(to)
         return {"rows": len(X)}
 
     def answer(self, form: str, batch: int, rows: int, to: str, source: str | None = None) -> Reply:
-        """Write the answers to the pool's first rows, or to those of a file, in calls of ``batch`` rows; "leaves" is a
-        form too."""
-        call = self.predict.get(form)
-        if form == "leaves" and call is None and self.contestant.leaves is not None:
-            call = self.predict["leaves"] = self.contestant.leaves(self.info, self.model, self.folder)
-        if call is None or self.pool is None:
-            raise LookupError(f"{self.contestant.name} has no answers of form {form!r}")
-        X = self.pool.X[:rows]
+        """Write the answers to the pool's first rows, or to those of a file, in calls of ``batch`` rows; "leaves" and
+        "predict" are forms too."""
+        call, pool = self._call(form)
+        X = pool.X[:rows]
         if source is not None:
-            X = np.fromfile(source, np.float32).reshape(-1, self.info.shape.features)
+            X = np.fromfile(source, self.info.shape.dtype).reshape(-1, self.info.shape.features)
         answers, taken = [], []
         for start in range(0, len(X), batch):
             begin = time.perf_counter_ns()
@@ -138,6 +134,33 @@ class Server:
             raise LookupError("nothing is loaded")
         predict = self.predict[self.contestant.form(self.info)]
         return time_calls(predict, self.pool, batch, seconds, first, expected_ns, clock)
+
+    def latency(self, form: str, calls: int, seconds: float, first: int) -> Reply:
+        """Time calls with a row of its own each, slicing included: ``calls`` of them, or about ``seconds``.
+
+        The collector of garbage stays on, as it does where rows are served.
+        """
+        call, pool = self._call(form)
+        X, taken, now = pool.X, [], time.perf_counter_ns
+        end = now() + int(seconds * 1e9)
+        for i in range(first, first + calls):
+            at = i % len(X)
+            start = now()
+            call(X[at : at + 1])
+            stop = now()
+            taken.append(stop - start)
+            if stop > end:
+                break
+        return {"ns": taken[int(len(taken) * WARM_UP_SHARE) :]}
+
+    def _call(self, form: str) -> tuple[Predict, Pool]:
+        """The function that answers in a form, loaded when it is first asked for."""
+        more = {"leaves": self.contestant.leaves, "predict": self.contestant.load_predict}.get(form)
+        if form not in self.predict and more is not None:
+            self.predict[form] = more(self.info, self.model, self.folder)
+        if form not in self.predict or self.pool is None:
+            raise LookupError(f"{self.contestant.name} has no answers of form {form!r}")
+        return self.predict[form], self.pool
 
     def _read(self) -> None:
         if self.model is None:
@@ -171,7 +194,7 @@ def serve(orders: Any, replies: Any, handlers: dict[str, Callable[..., Reply]]) 
 
 def main() -> None:
     """Arguments: a JSON object with "memory_bytes", and "contestant", "info" and "folder", or nothing of them for a
-    worker that trains."""
+    worker that trains, or that measures a cell of a study."""
     settings = json.loads(sys.argv[1])
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -183,11 +206,15 @@ def main() -> None:
 
         return prepare(Shape(**shape), Path(cache), n_rows, threads).to_json()
 
-    handlers: dict[str, Callable[..., Reply]] = {"train": train}
+    def study(module: str, arguments: dict[str, Any]) -> Reply:
+        measure: Callable[..., Reply] = importlib.import_module(f"benchmarks.studies.{module}").measure
+        return measure(**arguments)
+
+    handlers: dict[str, Callable[..., Reply]] = {"train": train, "study": study}
     if "contestant" in settings:
         info = Info.from_json(settings["info"])
         server = Server(resolve(settings["contestant"]), info, Path(settings["folder"]))
-        handlers |= {name: getattr(server, name) for name in ("build", "load", "probe", "answer", "time")}
+        handlers |= {name: getattr(server, name) for name in ("build", "load", "probe", "answer", "time", "latency")}
     serve(sys.stdin, replies, handlers)
 
 

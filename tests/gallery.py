@@ -22,6 +22,7 @@ ALONE: dict[str, dict[str, int]] = {
     "tree_traversal": {"trees": 2, "interleave": 2, "unroll": 1},
     "perfect_tree_traversal": {"trees": 2, "interleave": 2},
     "bitslice": {"min_rows": 1},
+    "scan": {"min_rows": 1},
 }
 """Options with which a strategy serves every row count by itself, with the same code whatever the forest's size, and
 little of it."""
@@ -72,13 +73,13 @@ def grown(
     return from_nested(nodes, n_features, **fields)
 
 
-def chain(length: int, **fields: Any) -> Forest:
-    """One path: each node splits one leaf off, alternately on the right and on the left."""
+def chain(length: int, trees: int = 1, **fields: Any) -> Forest:
+    """Trees that are one path: each node splits one leaf off, alternately on the right and on the left."""
     node = leaf(float(length) + 0.1)
     for i in range(length):
         ends = (node, leaf(i / 3)) if i % 2 else (leaf(i / 3), node)
         node = split(i % 3, float(i % 7) - 3.0, *ends, missing="left" if i % 5 else "right")
-    return from_nested([node], 3, **fields)
+    return from_nested([node] * trees, 3, **fields)
 
 
 def neighbours(**fields: Any) -> Forest:
@@ -133,10 +134,14 @@ def _outputs() -> Forest:
 
 
 def _ranked() -> Forest:
-    """Columns at the ends of what bitslice ranks by search: 255, 256, 100 and 99 bounds."""
-    counts = enumerate((255, 256, 100, 99))
-    stumps = [split(f, i - 100.5, leaf(0.01 * i), leaf(-0.7 * f)) for f, n in counts for i in range(n)]
-    return from_nested(stumps, 4, dtype=np.float32, base_score=0.1)
+    """Columns at the ends of what bitslice ranks by search: every depth of the search, more than one piece, too few."""
+    counts = (255, 256, 264, 265, 9, 10, 15, 16, 31, 32, 63, 64, 127, 128, 600)
+    stumps = [
+        split(f, i - n // 2 - 0.5, leaf(0.01 * i), leaf(-0.7 * f), missing=("left", "right")[f % 2])
+        for f, n in enumerate(counts)
+        for i in range(n)
+    ]
+    return from_nested(stumps, len(counts), dtype=np.float32, base_score=0.1)
 
 
 FORESTS: dict[str, Callable[[], Forest]] = {
@@ -158,11 +163,23 @@ FORESTS: dict[str, Callable[[], Forest]] = {
     "leaves": lambda: from_nested([leaf(0.1), leaf(-0.0), leaf(0.7)], 1, divisor=3, base_score=0.2),
     "stumps": lambda: grown(9, 20, 1, n_features=2, dtype=np.float32),
     "ranked": _ranked,
+    "wide": lambda: grown(10, 25, 4, n_features=90, dtype=np.float32),
+    "wide64": lambda: grown(11, 25, 4, op="<=", n_features=90, input_dtype="float64"),
+    "wide_sentinel": lambda: grown(12, 12, 4, n_features=40, dtype=np.float32, missing_value=0.1),
+    "deep": lambda: grown(13, 5, 9, dtype=np.float32),
+    "deeper": lambda: grown(14, 3, 10, op="<=", width=2),
     "mixed_depth": lambda: from_nested([leaf(0.5), split(0, 0.1, leaf(1.0), leaf(2.0))], 1),
     "chain": lambda: chain(60),
     "empty": lambda: from_nested([], 3, n_outputs=2, base_score=[0.25, -0.0]),
 }
-"""name -> a forest; "chain" is the only one that perfect trees can't serve."""
+"""name -> a forest."""
+
+UNFIT = {
+    ("chain", "perfect_tree_traversal"): "depth 60",
+    ("deep", "scan"): "a tree of 261 leaves",
+    ("deeper", "scan"): "a tree of [0-9]+ leaves",
+}
+"""(forest, strategy) that do not go together -> why, as a regular expression; all others do."""
 
 
 def strategies(forest: Forest) -> list[str]:

@@ -10,7 +10,7 @@ from woodpecker.forest import Forest
 from woodpecker.layout import Layout, Signature, signature
 from woodpecker.predicates import Canonical, canonicalise
 from woodpecker.relay_ops.plan import Step, make_plan
-from woodpecker.schedules.cpu import lay_out
+from woodpecker.schedules.cpu import lay_out, tables_of
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Prepared:
 def prepared(forest: Forest, strategy: str, *, features: Collection[str] = (), **options: Any) -> Prepared:
     canonical = canonicalise(forest)
     plan = make_plan(canonical, strategy, options)
-    layouts = lay_out(canonical, plan, features)
+    layouts = lay_out(canonical, tables_of(canonical), plan, features)
     signatures = tuple(
         signature(layout, step.strategy, forest.input_dtype, str(forest.values.dtype))
         for layout, step in zip(layouts, plan, strict=True)

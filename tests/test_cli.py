@@ -74,6 +74,27 @@ class TestCompile:
         assert predictor.n_trees_ == 6
         assert os.listdir(tmp_path) == ["m.so"]
 
+    def test_several_targets(self, cli, tmp_path, monkeypatch):
+        out = tmp_path / "m.so"
+        arguments = ["--strategy", "gemm", "--target", "x86-64-v3", "--target", "x86-64-v2"]
+        code, text, err = cli("compile", "plain.ubj", "-o", out, *arguments)
+        assert (code, err) == (0, "")
+        assert "(chosen by the user), 2 CPU levels, " in text
+        monkeypatch.setenv("WOODPECKER_CPU_LEVEL", "x86-64-v2")
+        lines = cli("inspect", out)[1].splitlines()
+        assert [line.split(": ")[0].split() for line in lines if line.startswith("CPU level")] == [
+            ["CPU", "level", "1", "x86-64-v2"],
+            ["CPU", "level", "2", "x86-64-v3"],
+        ]
+        assert [line.endswith("; gemm; runs here") for line in lines if line.startswith("CPU level")] == [True, False]
+        levels = json.loads(cli("inspect", out, "--json")[1])["levels"]
+        assert [level["in_use"] for level in levels] == [True, False]
+        assert cli("predict", out, "rows.npy", "-o", tmp_path / "p.csv")[0] == 0
+        monkeypatch.setenv("WOODPECKER_CPU_LEVEL", "x86-64-v4")
+        message = "WOODPECKER_CPU_LEVEL is 'x86-64-v4'; the CPU levels of this model are x86-64-v2, x86-64-v3"
+        assert message in failed(cli("inspect", out))
+        assert message in failed(cli("predict", out, "rows.npy", "-o", tmp_path / "p.csv"))
+
     def test_precision_and_post_transform(self, cli, tmp_path):
         out = tmp_path / "m.so"
         arguments = ["--strategy", "tree_traversal", "--precision", "fast", "--post-transform", "sigmoid"]
@@ -109,6 +130,7 @@ class TestCompile:
             (["named.txt", "-o", "m.so", "--target", '{"kind":"llvm","mcpu":"i386"}'], "has no 64-bit mode"),
             (["named.txt", "-o", "m.so", "--iteration-range", "5"], "must look like 0:50, found '5'"),
             (["named.txt", "-o", "m.so", "--target", "nonesuch"], "nonesuch"),
+            (["named.txt", "-o", "m.so", "--target", "x86-64", "--target", "x86-64-v4"], "is listed twice"),
             (["named.txt", "-o", "m.so", "--missing", "0"], "missing=0.0"),
         ],
     )

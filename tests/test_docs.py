@@ -18,10 +18,10 @@ import woodpecker as wp
 from woodpecker.errors import WoodpeckerError
 from woodpecker.manifest import ENTRIES
 from woodpecker.predicates import canonicalise
-from woodpecker.relay_ops import bitslice, gemm, link, perfect_tree_traversal
+from woodpecker.relay_ops import bitslice, gemm, link, perfect_tree_traversal, scan
 from woodpecker.relay_ops.plan import STRATEGIES
 from woodpecker.runtime import format as fmt
-from woodpecker.runtime import threads
+from woodpecker.runtime import machine, threads
 from woodpecker.tuning import logs
 from woodpecker.tuning.job import BATCHES
 from woodpecker.tuning.records import Record
@@ -115,7 +115,7 @@ def test_api_lists_every_public_name():
     for name in wp.__all__:
         assert name.startswith("__") or f"wp.{name}" in text or name == "errors", name
     assert "(errors.md)" in text
-    assert threads.VARIABLE in text
+    assert threads.VARIABLE in text and machine.LEVEL_VARIABLE in text
 
 
 def test_errors_lists_every_error():
@@ -140,6 +140,8 @@ def test_strategies_lists_every_option_and_limit():
     tree = perfect_tree_traversal
     assert f"deeper than {tree.MAX_DEPTH}; padded trees of more than {tree.MAX_BYTES >> 20} MiB" in text
     assert f"more than {2**bitslice.MAX_BITS:,} leaves; more than {bitslice.MAX_ROWS // 2:,} distinct tests" in text
+    tables = f"leaf tables, or ranks of a row block, of more than {scan.MAX_BYTES >> 20} MiB"
+    assert f"a tree of more than {2**scan.MAX_BITS:,} leaves; {tables}" in text
 
 
 def test_tuning_lists_every_option_that_is_tried():
@@ -180,7 +182,7 @@ def test_artifact_format_is_described_as_it_is():
         assert f"`{entry}`" in text
     model = wp.compile(wp.Forest.from_nested([{"value": 1.0}], 1))
     keys = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE))))
-    assert keys == set(model._program.manifest)
+    assert keys == set(model._program.manifest) - {"level"}
 
 
 def test_the_map_lists_every_module():

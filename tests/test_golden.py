@@ -41,13 +41,41 @@ def linear():
     return from_nested([split(0, 0.5, leaf(1.0, coef={0: 2.0}), leaf(3.0))], 1, input_dtype="float64")
 
 
-# name -> forest, strategy, options (few lanes keep the text readable), entry
+def ranked():
+    """Ten bounds of a column, as many as are searched; features near each other, as many as make a square."""
+    nodes = [split(0, float(i), leaf(1.0), leaf(2.0), missing="left") for i in range(10)]
+    return from_nested(
+        [*nodes, *(split(f, 0.5, leaf(3.0), leaf(4.0), missing="left") for f in (1, 3))], 16, dtype="float32"
+    )
+
+
+def uneven():
+    """Too deep for its leaves to be padded."""
+    node = leaf(0.0)
+    for i in range(9):
+        node = split(0, float(i), leaf(i + 1.0), node)
+    return from_nested([node], 1, dtype="float32")
+
+
+def neighbours():
+    return from_nested([split(f, 0.5, leaf(1.0), leaf(2.0)) for f in range(12)], 12, dtype="float32")
+
+
+AVX512 = ("avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vbmi", "gfni")
+
+# name -> forest, strategy, options (few lanes keep the text readable), entry, and CPU features that tables depend on
 CASES = {
     "gemm": (plain, "gemm", {"lanes": 16}, "raw_f32"),
     "tree_traversal": (plain, "tree_traversal", {"interleave": 2}, "raw_f32"),
     "tree_traversal_unrolled": (plain, "tree_traversal", {"interleave": 1, "unroll": 2}, "raw_f32"),
     "perfect_tree_traversal": (plain, "perfect_tree_traversal", {"interleave": 2}, "raw_f32"),
     "bitslice": (plain, "bitslice", {"min_rows": 1}, "raw_f32"),
+    "bitslice_avx512": (ranked, "bitslice", {"min_rows": 1}, "raw_f32", AVX512),
+    "bitslice_circuit": (uneven, "bitslice", {"min_rows": 1}, "apply_f32", ("avx2",)),
+    "columns_in_runs": (neighbours, "tree_traversal", {"interleave": 1}, "raw_f32"),
+    "scan_avx2": (plain, "scan", {"min_rows": 1}, "raw_f32", ("avx2",)),
+    "scan": (plain, "scan", {"min_rows": 1}, "raw_f32"),
+    "scan_categories": (categories, "scan", {"min_rows": 1}, "apply_f32"),
     "apply": (plain, "tree_traversal", {"interleave": 2}, "apply_f64"),
     "categories": (categories, "tree_traversal", {"interleave": 1}, "raw_f32"),
     "missing": (missing, "perfect_tree_traversal", {"interleave": 1}, "raw_f32"),
@@ -57,13 +85,14 @@ CASES = {
 
 
 def text_of(name: str) -> str:
-    make, strategy, options, entry = CASES[name]
-    made = prepared(make(), strategy, **options)
+    make, strategy, options, entry, *features = CASES[name]
+    made = prepared(make(), strategy, features=features[0] if features else (), **options)
     (layout,), (signed,) = made.layouts, made.signatures
     tables = [f"#   {n}: {t.dtype} {t.tolist()}" for n, t in sorted(layout.tables.items())]
     scalars = [f"#   {n}: {v}" for n, v in sorted(layout.scalars.items())]
     head = [
-        f"# {name}: entry {entry} of strategy {strategy}, options {options}, for target {TARGET}",
+        f"# {name}: entry {entry} of strategy {strategy}, options {options}, for target {TARGET}"
+        + (f" with {', '.join(features[0])}" if features else ""),
         f"# flags: {', '.join(sorted(signed.flags)) or 'none'}",
         *("# scalars:", *scalars, "# tables:", *tables),
     ]

@@ -174,6 +174,7 @@ def test_nested_truncates_nothing(node):
 
 def test_mask_rows_beyond_sixteen_bits_are_refused(monkeypatch):
     monkeypatch.setattr(bitslice, "applicable", lambda canonical, options: None)
+    monkeypatch.setattr(bitslice, "perfect", lambda canonical: 0)
     monkeypatch.setattr(bitslice, "MAX_ROWS", 60)
     with pytest.raises(StrategyError, match="mask rows"):
         wp.compile(forest(), strategy="bitslice")

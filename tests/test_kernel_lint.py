@@ -26,7 +26,7 @@ from woodpecker.runtime import machine
 from woodpecker.schedules import cpu_link
 from woodpecker.targets import resolve, tvm_target
 
-from .gallery import ALONE, FORESTS, NAMES, neighbours, strategies
+from .gallery import ALONE, FORESTS, NAMES, UNFIT, neighbours, strategies
 from .kernels import prepared
 from .support import in_turn
 
@@ -126,8 +126,7 @@ def assembly(function: Any, target: str) -> str:
     return built.mod.inspect_source("asm")
 
 
-UNFIT = ("chain", "perfect_tree_traversal")
-SIGNATURES = [(name, strategy) for name in FORESTS for strategy in NAMES if (name, strategy) != UNFIT]
+SIGNATURES = [(name, strategy) for name in FORESTS for strategy in NAMES if (name, strategy) not in UNFIT]
 
 
 @functools.cache
@@ -139,7 +138,7 @@ def test_every_signature_is_linted():
     assert {(n, s) for n in FORESTS for s in strategies(FORESTS[n]())} == set(SIGNATURES)
     flags = frozenset().union(*(signatures_of(*which)[0].flags for which in SIGNATURES))
     features = {"sentinel", "zero_missing", "categories", "vector", "linear", "divide"}
-    assert flags == features | {"one_output", "leaf_in_node"}
+    assert flags == features | {"one_output", "leaf_in_node", "perfect", "squares"}
 
 
 @pytest.mark.parametrize("name", FORESTS)
@@ -194,19 +193,33 @@ def test_assembly_of_kernels(target):
         assert "entry" in text and lint_assembly(text) == [], f"{name} {strategy} {entry}"
 
 
-@pytest.mark.parametrize("name", ["float32", "float64", "ranked"])
-def test_stages_that_need_cpu_features(name):
+@pytest.mark.parametrize(("name", "ranked"), [("float32", False), ("float64", True), ("ranked", True), ("deep", True)])
+def test_stages_that_need_cpu_features(name, ranked):
     """Built for a CPU that has them all, whether or not this one has."""
     target = '{"kind": "llvm", "mcpu": "znver4"}'
     made = prepared(FORESTS[name](), "bitslice", features=machine.X86_FLAGS, min_rows=1)
-    assert "byte_planes" in made.signatures[0].flags
-    assert ("heaps" in made.signatures[0].flags) == (name == "ranked")
+    flags = made.signatures[0].flags
+    assert ("byte_planes" in flags) == (name != "deep") and "bit_matrices" in flags
+    assert ("heaps" in flags) == ranked
     function = kernel(made.signatures, "entry", "raw_f32")
     assert lint(function) == []
     text = assembly(function, target)
-    assert "vpermi2b" in text or "vpermb" in text
-    assert ("vpermi2ps" in text) == (name == "ranked")
+    assert ("vpermi2b" in text or "vpermb" in text) == (name != "deep") and "vgf2p8affineqb" in text
+    assert ("vpermi2ps" in text or "vpermt2ps" in text) == ranked
     assert lint_assembly(text) == []
+
+
+@pytest.mark.parametrize("name", ["float32", "truncate"])
+def test_stages_of_scan_that_need_cpu_features(name):
+    for cpu, features, instruction in (
+        ("znver4", machine.X86_FLAGS, "vperm[it]2ps"),
+        ("x86-64-v3", ["avx2"], "vpshufb"),
+    ):
+        made = prepared(FORESTS[name](), "scan", features=features, min_rows=1)
+        function = kernel(made.signatures, "entry", "raw_f32")
+        assert lint(function) == []
+        text = assembly(function, f'{{"kind": "llvm", "mcpu": "{cpu}"}}')
+        assert re.search(instruction, text) and lint_assembly(text) == []
 
 
 @pytest.mark.full

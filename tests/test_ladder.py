@@ -75,7 +75,7 @@ def test_sample_through_every_strategy(case):
     for strategy in strategies(forest):
         predictor = compiled(forest, strategy)
         assert_bits_equal(predictor.predict_raw(X), raw, strategy)
-        if strategy in ("tree_traversal", "bitslice"):
+        if strategy in ("tree_traversal", "bitslice", "scan"):
             np.testing.assert_array_equal(predictor.apply(X), want, strategy)
 
 

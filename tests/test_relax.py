@@ -11,7 +11,7 @@ import woodpecker as wp
 from woodpecker.errors import InputError
 from woodpecker.forest import Method
 
-from .gallery import FORESTS, grown, rows, strategies
+from .gallery import FORESTS, UNFIT, grown, rows, strategies
 from .support import assert_bits_equal
 
 
@@ -35,8 +35,8 @@ PAIRS = [
     ("leaves", "tree_traversal"),
     ("empty", "gemm"),
 ]
-ALL = [(n, s) for n in FORESTS for s in ("gemm", "tree_traversal", "perfect_tree_traversal", "bitslice")]
-ALL = [pair for pair in ALL if pair != ("chain", "perfect_tree_traversal")]
+ALL = [(n, s) for n in FORESTS for s in ("gemm", "tree_traversal", "perfect_tree_traversal", "bitslice", "scan")]
+ALL = [pair for pair in ALL if pair not in UNFIT]
 
 
 def check(name: str, strategy: str, dtypes: tuple[str, ...]) -> None:

@@ -14,10 +14,23 @@ from woodpecker.errors import StrategyError
 from woodpecker.forest import Forest, select_trees
 from woodpecker.nested import from_nested
 from woodpecker.predicates import canonicalise
-from woodpecker.relay_ops import gemm, perfect_tree_traversal
+from woodpecker.relay_ops import gemm, perfect_tree_traversal, scan
 from woodpecker.relay_ops.plan import STRATEGIES, make_plan
 
-from .gallery import FORESTS, NAMES, assert_agrees, chain, compiled, grown, leaf, neighbours, rows, split, strategies
+from .gallery import (
+    FORESTS,
+    NAMES,
+    UNFIT,
+    assert_agrees,
+    chain,
+    compiled,
+    grown,
+    leaf,
+    neighbours,
+    rows,
+    split,
+    strategies,
+)
 from .kernels import prepared
 from .support import assert_bits_equal
 
@@ -36,15 +49,14 @@ def test_every_feature_leaf_ids_and_float32_rows(name):
 def test_every_feature_of_the_ir(name, strategy):
     forest = FORESTS[name]()
     if strategy not in strategies(forest):
-        assert (name, strategy) == ("chain", "perfect_tree_traversal")
-        with pytest.raises(StrategyError, match="depth 60"):
+        with pytest.raises(StrategyError, match=UNFIT[name, strategy]):
             wp.compile(forest, strategy=strategy)
         return
     predictor = compiled(forest, strategy)
     for dtype in ("float32", "float64") if strategy == "tree_traversal" else ("float64",):
         X = rows(forest, 700, 1, dtype)
         assert_bits_equal(predictor.predict_raw(X), reference.predict_raw(forest, X), dtype)
-    if forest.input_dtype == "float64" or strategy == "bitslice":
+    if forest.input_dtype == "float64" or strategy in ("bitslice", "scan"):
         np.testing.assert_array_equal(predictor.apply(X), reference.apply(forest, X))
     assert_bits_equal(predictor.predict_raw(np.zeros((0, forest.n_features))), forest.base_score[None][:0])
 
@@ -102,6 +114,7 @@ def test_nothing_is_written_beyond_the_rows(strategy):
         ("tree_traversal", {"trees": 7, "interleave": 3}),
         ("perfect_tree_traversal", {"trees": 5, "interleave": 2}),
         ("bitslice", {"min_rows": 0}),
+        ("scan", {"min_rows": 0}),
         pytest.param("gemm", {"lanes": 32}, marks=pytest.mark.full),
         pytest.param("tree_traversal", {"unroll": 16, "interleave": 1}, marks=pytest.mark.full),
         pytest.param("tree_traversal", {"trees": 32}, marks=pytest.mark.full),
@@ -109,6 +122,7 @@ def test_nothing_is_written_beyond_the_rows(strategy):
         pytest.param("perfect_tree_traversal", {"interleave": 32}, marks=pytest.mark.full),
         pytest.param("perfect_tree_traversal", {"trees": 16}, marks=pytest.mark.full),
         pytest.param("bitslice", {"min_rows": 512}, marks=pytest.mark.full),
+        pytest.param("scan", {"min_rows": 64}, marks=pytest.mark.full),
     ],
 )
 def test_options_change_no_bit(strategy, options):
@@ -119,14 +133,15 @@ def test_options_change_no_bit(strategy, options):
         assert_agrees(predictor, forest, rows(forest, n, 5, "float32"))
 
 
-def test_plans_of_two_steps_at_their_borders():
-    forest = FORESTS["truncate"]()
+def test_plans_at_the_borders_of_their_steps():
+    forest = chain(30, trees=20)
     predictor = wp.compile(forest, strategy="bitslice", min_rows=100)
-    few, many = predictor.inspect()["plan"]
-    assert (few["min_rows"], many["min_rows"], many["strategy"]) == (0, 100, "bitslice")
+    steps = [(step["min_rows"], step["strategy"]) for step in predictor.inspect()["plan"]]
+    assert steps[-1] == (100, "bitslice") and "scan" in [name for _, name in steps]
     X = rows(forest, 1700, 5)
     raw, ids = reference.predict_raw(forest, X), reference.apply(forest, X)
-    for n in (1, 99, 100, 101, 511, 512, 513, 611, 612, 613, 1024, 1123, 1124, 1700):
+    counts = {1, 99, 100, 101, 511, 512, 513, 611, 612, 613, 1024, 1123, 1124, 1700}
+    for n in sorted(counts | {least + i for least, _ in steps for i in (-1, 0, 1) if least}):
         assert_bits_equal(predictor.predict_raw(X[:n]), raw[:n], f"{n} rows")
         np.testing.assert_array_equal(predictor.apply(X[:n]), ids[:n])
 
@@ -178,7 +193,7 @@ def test_nodes_too_many_for_packed_links():
 @pytest.mark.parametrize("strategy", ["auto", "depth_rule", *NAMES])
 def test_a_chain_of_a_thousand_splits(strategy):
     forest = chain(1100)
-    if strategy in ("gemm", "perfect_tree_traversal"):
+    if strategy in ("gemm", "perfect_tree_traversal", "scan"):
         with pytest.raises(StrategyError, match="strategy='auto' avoids it"):
             wp.compile(forest, strategy=strategy)
     else:
@@ -260,10 +275,11 @@ def repeated(forest: Forest, times: int) -> Forest:
     [
         (lambda: chain(30), "perfect_tree_traversal", r"depth 30 would be padded to 2\*\*30 leaves"),
         (lambda: big_tree(3000), "gemm", r"3,000 leaves needs 9,000,000 matrix entries"),
+        (lambda: big_tree(257), "scan", r"257 leaves; a leaf number has 8 bits"),
         (lambda: repeated(chain(18), 60), "perfect_tree_traversal", r"60 trees padded to depth 18 need 0\.3 GiB"),
         (lambda: repeated(big_tree(1024), 300), "gemm", r"300 trees of 1024 leaves need 0\.3 GiB"),
     ],
-    ids=["perfect-depth-30", "gemm-3000-leaves", "perfect-many", "gemm-many"],
+    ids=["perfect-depth-30", "gemm-3000-leaves", "scan-257-leaves", "perfect-many", "gemm-many"],
 )
 def test_guards_refuse_before_they_allocate(make, strategy, reason):
     forest = make()
@@ -290,6 +306,8 @@ def test_guards_sit_at_their_limits():
     assert perfect_tree_traversal.applicable(fits, {}) is None and perfect_tree_traversal.applicable(beyond, {})
     fits, beyond = canonicalise(big_tree(1024)), canonicalise(big_tree(1025))
     assert gemm.applicable(fits, {}) is None and gemm.applicable(beyond, {})
+    fits, beyond = canonicalise(big_tree(256)), canonicalise(big_tree(257))
+    assert scan.applicable(fits, {}) is None and scan.applicable(beyond, {})
 
 
 def test_deep_and_large_models_are_served_by_what_auto_takes():

@@ -318,6 +318,33 @@ def test_plans_are_joined_where_their_times_cross(forest):
     assert [s["strategy"] for s in space.joined(between, 1.0, 0.5)] == ["gemm", "bitslice"]
 
 
+def test_joined_plans_leave_middle_row_counts_to_scan(forest):
+    """Ten rows and more of a block of 64, a hundred of one of 512: what many models' times are like."""
+
+    def trial(strategy, options, *ns):
+        plan = space.resolved(canonical, space.single(strategy, options))
+        return {"plan": list(plan), "status": "ok", "ns": dict(zip(map(str, batches), ns, strict=True))}
+
+    canonical = canonicalise(forest)
+    batches = (1, 16, 64, 256, 1024)
+    trials = [
+        trial("bitslice", {}, 2000.0, 125.0, 31.2, 7.8, 4.0),
+        trial("scan", {}, 640.0, 40.0, 10.0, 7.0, 7.0),
+        trial("tree_traversal", {"trees": 4, "interleave": 1}, 60.0, 60.0, 60.0, 60.0, 60.0),
+        trial("tree_traversal", {"trees": 1, "interleave": 8}, 200.0, 30.0, 30.0, 30.0, 30.0),
+    ]
+    options = {name: {} for name in ("bitslice", "scan", "tree_traversal")}
+    default = tuple(trials[0]["plan"])
+    first = search.Search(canonical, options, default, batches, len(trials) + 1, 0)
+    trials.append({"plan": list(search.next_plan(first, trials, [])), "status": "crashed"})  # a walk with its defaults
+    what = search.Search(canonical, options, default, batches, len(trials) + 1, 0)
+    plan = search.next_plan(what, trials, [])
+    assert [step["strategy"] for step in plan] == ["tree_traversal", "tree_traversal", "scan", "bitslice"]
+    assert plan[1]["options"]["interleave"] == 8
+    assert 1 < plan[1]["min_rows"] < 16 < plan[2]["min_rows"] < 64 <= 256 < plan[3]["min_rows"] <= 512
+    assert space.resolved(canonical, plan) == plan
+
+
 def test_joined_plans_are_tried_the_most_promising_first(forest):
     def trial(strategy, options, *ns):
         plan = space.resolved(canonical, space.single(strategy, options))
@@ -331,7 +358,9 @@ def test_joined_plans_are_tried_the_most_promising_first(forest):
         trial("gemm", {}, 100.0, 50.0, 40.0, 40.0),
     ]
     default = tuple(trials[0]["plan"])
-    what = search.Search(canonical, space.space_of(canonical), default, (1, 16, 64, 1024), len(trials) + 1, 0)
+    measured = {t["plan"][0]["strategy"] for t in trials}
+    options = {name: tried for name, tried in space.space_of(canonical).items() if name in measured}
+    what = search.Search(canonical, options, default, (1, 16, 64, 1024), len(trials) + 1, 0)
     plan = search.next_plan(what, trials, [])
     # Not from all three leaders: what perfect trees gain at 16 rows is not worth another step.
     assert [step["strategy"] for step in plan] == ["tree_traversal", "bitslice"]
@@ -430,6 +459,13 @@ def test_a_check_sees_every_kind_of_difference():
         ({"memory": float("nan")}, InputError, "must be positive"),
         ({"tracker": "host:1"}, InputError, "go together"),
         ({"target": "x86-64-v9"}, TargetError, "unknown target"),
+        (
+            {"target": "x86-64"},
+            TargetError,
+            r"3 CPU levels \(.*-v3, x86-64-v4\), and a tuning job is for one",
+        ),
+        ({"target": ["x86-64-v3", "x86-64-v2"]}, TargetError, "2 CPU levels"),
+        ({"target": []}, TargetError, "an empty list"),
         ({"data": np.zeros((3, 99))}, InputError, "99 columns"),
         ({"tuning_logs": ["a", "b"]}, InputError, "must be one folder"),
     ],

@@ -15,8 +15,11 @@ import tvm
 import woodpecker as wp
 from woodpecker import reference
 from woodpecker.errors import InputError
+from woodpecker.levels import make_levels
 from woodpecker.predicates import canonicalise
-from woodpecker.targets import resolve
+from woodpecker.relay_ops.plan import make_plan
+from woodpecker.runtime import machine
+from woodpecker.targets import resolve, resolve_levels
 from woodpecker.tuning import logs, records
 from woodpecker.tuning.lookup import summary
 from woodpecker.tuning.records import Record
@@ -259,6 +262,31 @@ def test_records_of_another_target_do_not_count(forest, tmp_path):
     path = records.append(tmp_path, record(forest, target=cores))
     assert wp.compile(forest, tuning_logs=tmp_path).inspect()["tuning"]["from"] == "this model"
     assert wp.compile(forest, tuning_logs=path).inspect()["tuning"]["from"] == "this model"
+
+
+def test_each_cpu_level_has_a_record_of_its_own(forest, tmp_path, monkeypatch):
+    v2, v3 = (target_key(resolve(name)) for name in ("x86-64-v2", "x86-64-v3"))
+    scanned = ({**WALK, "options": {}}, {"min_rows": 20, "strategy": "scan", "options": {}})
+    records.append(tmp_path / "logs", record(forest, target=v2, plan=(WALK,), gain=2.0))
+    records.append(tmp_path / "logs", record(forest, target=v3, plan=scanned, gain=3.0))
+    canonical = canonicalise(forest)
+    levels, _ = make_levels(canonical, resolve_levels("x86-64"), "auto", {}, tmp_path / "logs")
+    assert [level.tuning.get("gain") for level in levels] == [2.0, 3.0, None]
+    found = [[(step.min_rows, step.strategy) for step in level.plan] for level in levels]
+    assert found[:2] == [[(0, "tree_traversal")], [(0, "tree_traversal"), (20, "scan")]]
+    assert levels[2].plan == make_plan(canonical, "auto", {})
+    named, _ = make_levels(canonical, resolve_levels("x86-64"), "gemm", {}, tmp_path / "logs")
+    assert [level.tuning for level in named] == [None, None, None]
+
+    wp.compile(forest, target=["x86-64-v2", "x86-64-v3"], tuning_logs=tmp_path / "logs").save(tmp_path / "m.so")
+    X = rows(forest, 300, dtype="float32")
+    for level in levels[:2]:
+        if level.target.native:
+            monkeypatch.setenv(machine.LEVEL_VARIABLE, level.target.name)
+            loaded = wp.load(tmp_path / "m.so")
+            assert loaded.inspect()["tuning"] == level.tuning
+            for n in (1, 30, 300):
+                assert_bits_equal(loaded.predict_raw(X[:n]), reference.predict_raw(forest, X[:n]))
 
 
 def test_the_artifact_says_what_it_was_tuned_by(forest, tmp_path):

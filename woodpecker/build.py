@@ -22,10 +22,11 @@ import tvm
 
 from .errors import TargetError
 from .layout import Signature
+from .levels import Level
 from .manifest import ENTRIES
 from .runtime.files import atomic_path, check_output, check_path
 from .schedules import cpu, cpu_link
-from .targets import CpuTarget, tvm_target
+from .targets import tvm_target
 
 # TVM's thread pool pins its workers unless told otherwise, which fights with other pools of the process.
 os.environ.setdefault("TVM_BIND_THREADS", "0")
@@ -43,15 +44,16 @@ if hasattr(os, "register_at_fork"):
 LAUNCHER = Path(__file__).parent / "runtime" / "c" / "launcher.c"
 
 
-def kernel(signatures: tuple[Signature, ...], symbol: str, entry: str, parallel: bool = False) -> tvm.tirx.PrimFunc:
+def kernel(
+    signatures: tuple[Signature, ...], symbol: str, entry: str, parallel: bool = False, first_directory: int = 0
+) -> tvm.tirx.PrimFunc:
     """The PrimFunc of an entry such as "raw_f32"."""
     kind, _, width = entry.partition("_")
-    return cpu.entry(signatures, symbol, kind, {"f32": "float32", "f64": "float64"}[width], parallel)
+    x_dtype = {"f32": "float32", "f64": "float64"}[width]
+    return cpu.entry(signatures, symbol, kind, x_dtype, parallel, first_directory)
 
 
-def jit(
-    signatures: tuple[Signature, ...], links: Sequence[Mapping[str, Any]], target: CpuTarget
-) -> Callable[[str], Any]:
+def jit(level: Level, links: Sequence[Mapping[str, Any]]) -> Callable[[str], Any]:
     """entry name -> function, compiled when it is first asked for."""
     home = os.getpid()
     texts = tuple(json.dumps([stage["name"], stage["args"]], sort_keys=True) for stage in links)
@@ -64,8 +66,8 @@ def jit(
                 _start_threads()
             if short.startswith("link_"):
                 text = texts[int(short.removeprefix("link_"))]
-                return _jit_link(text, signatures[0].acc_dtype, target.config, name != short)
-            return _jit_entry(signatures, target.config, short, name != short)
+                return _jit_link(text, level.signatures[0].acc_dtype, level.target.config, name != short)
+            return _jit_entry(level.signatures, level.first_directory, level.target.config, short, name != short)
 
     def entry(name: str) -> Any:
         if name.endswith("_parallel") and os.getpid() != home:
@@ -85,8 +87,8 @@ def _start_threads() -> None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _jit_entry(signatures: tuple[Signature, ...], config: str, entry: str, parallel: bool) -> Any:
-    return _jit(kernel(signatures, "entry", entry, parallel), config)
+def _jit_entry(signatures: tuple[Signature, ...], first_directory: int, config: str, entry: str, parallel: bool) -> Any:
+    return _jit(kernel(signatures, "entry", entry, parallel, first_directory), config)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -101,15 +103,12 @@ def _jit(function: tvm.tirx.PrimFunc, config: str) -> Any:
 
 def export(
     path: str | os.PathLike[str],
-    signatures: tuple[Signature, ...],
+    levels: Sequence[Level],
     links: Sequence[Mapping[str, Any]],
-    target: CpuTarget,
     prefix: str,
     blob: np.ndarray,
-    row_block: int,
-    scratch_bytes: int,
 ) -> None:
-    """Write the shared library: kernels, model, launcher. Atomic; the same input gives the same bytes.
+    """Write the shared library: kernels of every level, model, launcher. Atomic; the same input gives the same bytes.
 
     Raises:
         TargetError: there is no C compiler, or it failed.
@@ -119,22 +118,20 @@ def export(
     final = check_output(check_path(path))
     compiler = c_compiler()
     names = [*ENTRIES, *(f"link_{i}" for i in range(len(links)))]
-    functions = {f"{prefix}_{name}": kernel(signatures, f"{prefix}_{name}", name) for name in ENTRIES}
-    for i, stage in enumerate(links):
-        symbol = f"{prefix}_link_{i}"
-        functions[symbol] = cpu_link.entry(symbol, stage["name"], stage["args"], signatures[0].acc_dtype, False)
-    with _lock:
-        executable = tvm.compile(tvm.IRModule(functions), target=tvm_target(target.config))
     with tempfile.TemporaryDirectory(prefix="woodpecker-") as folder:
-        executable.mod.write_to_file(str(Path(folder) / "kernels.o"))
+        objects = [f"kernels{level.suffix}.o" for level in levels]
+        for level, file in zip(levels, objects, strict=True):
+            _write_kernels(Path(folder) / file, level, links, prefix)
         blob.tofile(Path(folder) / "model.bin")
         shutil.copy(LAUNCHER, Path(folder) / "launcher.c")
         macros = {
             "WP_PREFIX": prefix,
             "WP_BLOB": '"model.bin"',
-            "WP_ENTRIES(M)": " ".join(f"M({name})" for name in names),
-            "WP_ROW_BLOCK": row_block,
-            "WP_SCRATCH_BYTES": scratch_bytes,
+            "WP_KERNELS(M)": " ".join(
+                f"M({name},{level.suffix},{level.row_block},{level.scratch_bytes})"
+                for level in levels
+                for name in names
+            ),
         }
         flags = ["-O2", "-fPIC", "-fvisibility=hidden", *(f"-D{k}={v}" for k, v in macros.items())]
         (Path(folder) / "exports.map").write_text("{ global: __tvm_ffi_*; local: *; };\n")
@@ -146,7 +143,8 @@ def export(
             "-Wl,--build-id=none",
             "-Wl,-s",
         ]
-        command = [*compiler, *flags, "launcher.c", "kernels.o", *link, "-o", "model.so", "-lm", "-lpthread"]
+        # The lowest level first: of helpers that several objects define, the linker takes the first.
+        command = [*compiler, *flags, "launcher.c", *objects, *link, "-o", "model.so", "-lm", "-lpthread"]
         try:
             done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
         except OSError as error:
@@ -156,6 +154,20 @@ def export(
             raise TargetError(f"the C compiler failed: {shlex.join(command)}\n{said}")
         with atomic_path(final, mode=0o777) as staged:
             shutil.copyfile(Path(folder) / "model.so", staged)
+
+
+def _write_kernels(file: Path, level: Level, links: Sequence[Mapping[str, Any]], prefix: str) -> None:
+    """The object file of a level's entries and links."""
+    functions = {}
+    for name in ENTRIES:
+        symbol = f"{prefix}_{name}{level.suffix}"
+        functions[symbol] = kernel(level.signatures, symbol, name, first_directory=level.first_directory)
+    for i, stage in enumerate(links):
+        symbol = f"{prefix}_link_{i}{level.suffix}"
+        functions[symbol] = cpu_link.entry(symbol, stage["name"], stage["args"], level.signatures[0].acc_dtype, False)
+    with _lock:
+        executable = tvm.compile(tvm.IRModule(functions), target=tvm_target(level.target.config))
+    executable.mod.write_to_file(str(file))
 
 
 def c_compiler() -> list[str]:

@@ -13,9 +13,9 @@ from .errors import InputError, UnsupportedModelError
 from .forest import Forest, Method
 from .frontend import to_forest
 from .predicates import canonicalise
-from .runtime import threads
+from .runtime import machine, threads
 from .runtime.predictor import CompiledModel, Predictor, Program, make_predictor
-from .targets import import_tvm, resolve
+from .targets import import_tvm, resolve_levels
 
 
 def compile(
@@ -37,8 +37,9 @@ def compile(
         model: A scikit-learn, XGBoost or LightGBM model; a model file (XGBoost .json or .ubj, LightGBM text); a
             `Forest`; or any object with ``__woodpecker_forest__`` or a registered frontend.
         target: "llvm" or "cpu" for this machine's CPU, "x86-64-v2", "x86-64-v3", "x86-64-v4", or a TVM target of kind
-            llvm (tag, dictionary, JSON or object) for this architecture.
-        strategy: "auto", "gemm", "tree_traversal", "perfect_tree_traversal", "bitslice" or "depth_rule".
+            llvm (tag, dictionary, JSON or object) for this architecture; or a sequence of these, CPU levels of which
+            the last that a CPU can run is chosen when the model is loaded. "x86-64" is short for those three.
+        strategy: "auto", "gemm", "tree_traversal", "perfect_tree_traversal", "bitslice", "scan" or "depth_rule".
         precision: "exact": raw scores have the bits of the source library. "fast": leaf values and sums are float32,
             so a float64 library's raw scores differ by at most ``(T + 1) * 2**-24 * sum(abs(terms))``, to first order.
         post_transform: What `predict` returns of the raw scores instead of the source's own: "none", "sigmoid",
@@ -57,56 +58,42 @@ def compile(
     Raises:
         InvalidModelError: the model contradicts itself. UnsupportedModelError: it has something that is not compiled;
             the message names it. StrategyError: the strategy or an option of it does not fit. TargetError: the target
-            is unknown. InputError: another argument is wrong. MissingExtraError: TVM is not installed.
+            is unknown. InputError: another argument is wrong, or the environment variable WOODPECKER_CPU_LEVEL.
+            MissingExtraError: TVM is not installed.
     """
     threads.resolve(num_threads)
     tvm = import_tvm()
     from .build import export, jit
-    from .layout import directory, signature
+    from .levels import make_levels
     from .manifest import build_manifest, link_stages
-    from .relay_ops.plan import make_plan
     from .relay_ops.relax import build_module
-    from .runtime.format import pack
-    from .schedules.cpu import lay_out
-    from .tuning.lookup import tuned_plan
+    from .runtime.format import in_level, pack
 
-    where = resolve(target)
+    targets = resolve_levels(target)
+    number = machine.choose([where.manifest() for where in targets])
     forest = to_forest(model, missing=missing, iteration_range=iteration_range)
     forest = _with_post_transform(_with_precision(forest, precision), post_transform)
 
     canonical = canonicalise(forest)
-    by_record, tuning = None, None
-    if strategy == "auto" and not strategy_options:
-        by_record, tuning = tuned_plan(canonical, where, tuning_logs, tvm.__version__)
-    plan = by_record or make_plan(canonical, strategy, strategy_options)
-    layouts = lay_out(canonical, plan, where.features)
-    signed = tuple(
-        signature(layout, step.strategy, forest.input_dtype, str(forest.values.dtype))
-        for layout, step in zip(layouts, plan, strict=True)
-    )
+    levels, directories = make_levels(canonical, targets, strategy, strategy_options, tuning_logs)
     links = link_stages(forest)
 
-    directories = [directory(layout, s) for layout, s in zip(layouts, signed, strict=True)]
-    manifest = build_manifest(canonical, plan, layouts[-1], where, "", tvm.__version__)
-    manifest["tuning"] = tuning
+    manifest = build_manifest(canonical, levels, "", tvm.__version__)
     manifest["prefix"] = f"wp_{_digest(pack(directories, manifest))}"
     blob = pack(directories, manifest)
 
-    def save(path: Any) -> None:
-        prefix, rows, scratch = manifest["prefix"], manifest["row_block"], manifest["scratch_bytes"]
-        export(path, signed, links, where, prefix, blob, rows, scratch)
-
+    best = levels[-1 if number is None else number]
     program = Program(
-        entry=jit(signed, links, where),
+        entry=jit(best, links),
         model=blob,
-        manifest=manifest,
-        save=save,
+        manifest=in_level(manifest, number),
+        save=lambda path: export(path, levels, links, manifest["prefix"], blob),
         to_relax=lambda x_dtype, method: build_module(
-            canonical, x_dtype, forest.methods[method] if method else None, plan
+            canonical, x_dtype, forest.methods[method] if method else None, best.plan
         ),
     )
     custom = post_transform if callable(post_transform) else None
-    if not where.native:
+    if number is None:
         # Typed as what nearly every caller has: cross-compiling is the one case without `predict`.
         return cast(Predictor, CompiledModel(program, custom))
     program.entry("raw_f32")  # compile errors belong here, not in the first prediction

@@ -2,31 +2,34 @@
 
 producer            versions of woodpecker, tvm
 prefix              of all its symbols, unique per model
-target              platform, CPU and the features that it needs
+levels              the CPU levels, a later one preferred; each has
+    target              platform, CPU and the features that it needs
+    suffix              what the names of its entries end in
+    row_block, scratch_bytes, ns_per_row
+    plan, tuning        for people
 entries, links      the compiled functions
-acc_dtype, n_outputs, n_trees, row_block, scratch_bytes, ns_per_row
+acc_dtype, n_outputs, n_trees
 input               `woodpecker.runtime.rows.InputSpec`
 methods, classes    what the source model's methods return
-plan, stats, source for people
+stats, source       for people
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from . import __version__
 from .forest import Forest, Method, tree_leaves
-from .layout import Layout
+from .levels import Level
 from .predicates import Canonical
 from .relay_ops import link
-from .relay_ops.plan import STRATEGIES, TYPICAL_ROWS, Step
+from .relay_ops.plan import STRATEGIES, TYPICAL_ROWS
 from .runtime.labels import encode
 from .runtime.rows import InputSpec
-from .targets import CpuTarget
 
 ENTRIES = ("raw_f32", "raw_f64", "apply_f32", "apply_f64")
 
@@ -74,9 +77,7 @@ def statistics(canonical: Canonical) -> dict[str, Any]:
     }
 
 
-def build_manifest(
-    canonical: Canonical, plan: tuple[Step, ...], layout: Layout, target: CpuTarget, prefix: str, tvm_version: str
-) -> dict[str, Any]:
+def build_manifest(canonical: Canonical, levels: Sequence[Level], prefix: str, tvm_version: str) -> dict[str, Any]:
     """The manifest of a model.
 
     Raises:
@@ -92,21 +93,29 @@ def build_manifest(
     return {
         "producer": {"woodpecker": __version__, "tvm": tvm_version},
         "prefix": prefix,
-        "target": target.manifest(),
+        "levels": [_level(canonical, level) for level in levels],
         "entries": [*ENTRIES, *(f"link_{i}" for i in range(len(stages)))],
         "links": stages,
         "acc_dtype": str(forest.values.dtype),
         "n_outputs": forest.n_outputs,
         "n_trees": forest.n_trees,
-        "row_block": layout.scalars["row_block"],
-        "scratch_bytes": layout.scalars["scratch_bytes"],
-        "ns_per_row": round(STRATEGIES[plan[-1].strategy].cost(canonical, TYPICAL_ROWS), 1),
         "input": InputSpec.of_forest(forest).to_json(),
         "methods": methods,
         "classes": [encode(np.asarray(c)) for c in forest.classes],
-        "plan": [step.manifest() for step in plan],
         "stats": statistics(canonical),
         "source": _plain(forest.source),
+    }
+
+
+def _level(canonical: Canonical, level: Level) -> dict[str, Any]:
+    return {
+        "target": level.target.manifest(),
+        "suffix": level.suffix,
+        "row_block": level.row_block,
+        "scratch_bytes": level.scratch_bytes,
+        "ns_per_row": round(STRATEGIES[level.plan[-1].strategy].cost(canonical, TYPICAL_ROWS), 1),
+        "plan": [step.manifest() for step in level.plan],
+        "tuning": level.tuning,
     }
 
 

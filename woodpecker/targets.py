@@ -15,6 +15,8 @@ from .runtime import machine
 
 HOST_NAMES = ("llvm", "cpu")
 X86_LEVELS = ("x86-64-v2", "x86-64-v3", "x86-64-v4")
+PORTABLE = "x86-64"
+"""The short name of all X86_LEVELS in one artifact."""
 
 # x86-64 code passes floats in SSE registers. LLVM ends the process, instead of reporting an error, where these are
 # missing, or where a mode or soft floats contradict it.
@@ -48,10 +50,7 @@ class CpuTarget:
     @property
     def native(self) -> bool:
         """Whether its code runs on this machine."""
-        if (self.system, self.machine) != (sys.platform, machine.machine()):
-            return False
-        flags = machine.cpu_flags()
-        return flags is None or all(machine.X86_FLAGS.get(f, f) in flags for f in self.features)
+        return machine.runs(self.manifest())
 
     def manifest(self) -> dict[str, Any]:
         return {
@@ -77,6 +76,35 @@ def import_tvm() -> Any:
             "compiling needs Apache TVM, which is not installed: pip install 'woodpecker[compiler]'"
         ) from error
     return tvm
+
+
+def resolve_levels(target: Any) -> tuple[CpuTarget, ...]:
+    """The CPU levels that a target, or a sequence of targets, means: the better one comes later.
+
+    They keep the order in which they are given, but for one that needs all features that another needs, and more: it
+    comes after that one. "x86-64" stands for "x86-64-v2", "x86-64-v3" and "x86-64-v4".
+
+    Raises:
+        TargetError: there is none, one is given twice, or one is wrong: see `resolve`.
+        MissingExtraError: TVM is not installed.
+    """
+    several = isinstance(target, Sequence) and not isinstance(target, (str, bytes))
+    given = [name for entry in (target if several else [target]) for name in _expanded(entry)]
+    if not given:
+        raise TargetError("target is an empty list: name at least one, such as 'llvm' for this machine's CPU")
+    ordered: list[CpuTarget] = []
+    for level in map(resolve, given):
+        for other in ordered:
+            if json.loads(level.config) == json.loads(other.config):
+                same = "" if level.name == other.name else f": {other.name!r} means the same here"
+                raise TargetError(f"target {level.name!r} is listed twice{same}; list each CPU level once")
+        above = (i for i, other in enumerate(ordered) if set(other.features) > set(level.features))
+        ordered.insert(next(above, len(ordered)), level)
+    return tuple(ordered)
+
+
+def _expanded(target: Any) -> Sequence[Any]:
+    return X86_LEVELS if isinstance(target, str) and target == PORTABLE else (target,)
 
 
 def resolve(target: Any) -> CpuTarget:
@@ -201,7 +229,7 @@ def _named(name: str) -> dict[str, Any]:
     try:
         return {k: v for k, v in dict(import_tvm().target.Target(name).export()).items() if k not in ("tag", "keys")}
     except Exception as error:
-        known = ", ".join((*HOST_NAMES, *X86_LEVELS))
+        known = ", ".join((*HOST_NAMES, *X86_LEVELS, PORTABLE))
         raise TargetError(f"unknown target {name!r}; known: {known}, a TVM target tag, dictionary or JSON") from error
 
 

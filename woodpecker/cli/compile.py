@@ -19,9 +19,15 @@ def main(
         Path, typer.Argument(metavar="MODEL", help="XGBoost .json or .ubj, or LightGBM .txt file.", show_default=False)
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The .so to write.", show_default=False)],
-    target: Annotated[str, typer.Option(help='"llvm" (this machine), "x86-64-v3", ..., or a TVM target.')] = "llvm",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='"llvm" (this machine, the default), "x86-64-v3", ..., or a TVM target; may be repeated for code of '
+            'several CPU levels; "x86-64" is v2, v3 and v4.'
+        ),
+    ] = None,
     strategy: Annotated[
-        str, typer.Option(help="auto, gemm, tree_traversal, perfect_tree_traversal or depth_rule.")
+        str, typer.Option(help="auto, gemm, tree_traversal, perfect_tree_traversal, bitslice, scan or depth_rule.")
     ] = "auto",
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the strategy, as name=value; may be repeated.")
@@ -51,6 +57,7 @@ def main(
       woodpecker compile model.ubj -o model.so
       woodpecker compile model.txt -o model.so --strategy tree_traversal --option unroll=4
       woodpecker compile model.json -o model.so --target x86-64-v3 --iteration-range 0:50
+      woodpecker compile model.json -o model.so --target x86-64
     """
     options = parse_options(option or [])
     rounds = parse_range(iteration_range)
@@ -68,7 +75,7 @@ def main(
     with progress(f"compiling {model.name}"):
         predictor = woodpecker.compile(
             str(model),
-            target=target,
+            target=target or "llvm",
             strategy=strategy,
             precision=precision,
             post_transform=post_transform,
@@ -80,7 +87,8 @@ def main(
         predictor.save(output)
     seconds = time.perf_counter() - started
     facts: dict[str, Any] = predictor.inspect()
+    levels = f"{len(facts['levels'])} CPU levels, " if len(facts["levels"]) > 1 else ""
     typer.echo(
         f"{output}: {facts['n_trees']:,} trees, strategy {predictor.strategy} "
-        f"({facts['plan'][-1]['reason']}), {size(output.stat().st_size)}, {seconds:.1f} s"
+        f"({facts['plan'][-1]['reason']}), {levels}{size(output.stat().st_size)}, {seconds:.1f} s"
     )

@@ -19,7 +19,8 @@ def main(
 ) -> None:
     """Show what is in an artifact or a model: trees, depths, leaves, distinct predicates, strategy, target, size.
 
-    Nothing of an artifact is run. For a model file, the strategy is the one that compiling it now would choose.
+    Nothing of an artifact is run; of several CPU levels it says which one `load` would choose here. For a model file,
+    the strategy is the one that compiling it now would choose.
 
     \b
     Examples:
@@ -39,9 +40,13 @@ def main(
 
 
 def _artifact(path: Path) -> dict[str, Any]:
+    from ..runtime import machine
+    from ..runtime.format import in_level
     from ..runtime.loader import read_header
 
-    manifest = read_header(path).manifest
+    whole = read_header(path).manifest
+    level = machine.choose([level["target"] for level in whole["levels"]])
+    manifest = in_level(whole, level)
     return {
         "kind": "artifact",
         "bytes": path.stat().st_size,
@@ -54,8 +59,12 @@ def _artifact(path: Path) -> dict[str, Any]:
         "acc_dtype": manifest["acc_dtype"],
         "stats": manifest["stats"],
         "plan": manifest["plan"],
-        "tuning": manifest.get("tuning"),
+        "tuning": manifest["tuning"],
         "target": manifest["target"],
+        "levels": [
+            {"target": each["target"], "plan": each["plan"], "tuning": each["tuning"], "in_use": number == level}
+            for number, each in enumerate(whole["levels"])
+        ],
         "producer": manifest["producer"],
     }
 
@@ -113,9 +122,12 @@ def _show(path: Path, facts: Mapping[str, Any]) -> None:
         from ..tuning.lookup import summary
 
         rows["tuned"] = summary(tuning)
-    if target := facts.get("target"):
-        features = f" ({', '.join(target['features'])})" if target.get("features") else ""
-        rows["target"] = f"{target['name']}: {target['system']} {target['machine']}, {target['cpu']}{features}"
+    levels = facts.get("levels", [])
+    for number, level in enumerate(levels, 1):
+        strategies = ", ".join(dict.fromkeys(step["strategy"] for step in level["plan"]))
+        several = f"; {strategies}{'; runs here' if level['in_use'] else ''}" if len(levels) > 1 else ""
+        rows[f"CPU level {number}" if several else "target"] = _target(level["target"]) + several
+    if levels:
         rows["made by"] = ", ".join(f"{name} {version}" for name, version in facts["producer"].items())
     else:
         rows["target"] = "not compiled"
@@ -123,3 +135,8 @@ def _show(path: Path, facts: Mapping[str, Any]) -> None:
     width = max(map(len, rows)) + 2
     for name, value in rows.items():
         typer.echo(f"{name:<{width}}{value}")
+
+
+def _target(target: Mapping[str, Any]) -> str:
+    features = f" ({', '.join(target['features'])})" if target["features"] else ""
+    return f"{target['name']}: {target['system']} {target['machine']}, {target['cpu']}{features}"

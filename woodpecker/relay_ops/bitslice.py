@@ -12,6 +12,9 @@ node that owns a range of numbers cuts it where the cut has the most trailing ze
 is 1 in the whole left subtree and 0 in the whole right one is the node's mask itself and costs nothing; a perfect tree
 of depth 8 needs 247 multiplexers for 255 nodes and 8 bits.
 
+Trees of at most PERFECT_DEPTH levels may be padded to perfect ones instead (`perfect`): then the multiplexers are the
+same for every tree, only the masks differ, and all that lies between the masks and the leaf number stays in registers.
+
 Temporary rows: a multiplexer reads bits of its node's children, one level deeper, and nothing deeper than that; so two
 areas that levels use in turn are enough, and within a level all operations are independent.
 """
@@ -28,7 +31,8 @@ from ..forest import LEAF, node_depth, tree_leaves, tree_of_node
 from ..layout import Layout
 from ..predicates import Canonical
 from .options import Option
-from .predicate import COLUMN_NS
+from .perfect_tree_traversal import heap
+from .predicate import columns_ns
 
 NAME = "bitslice"
 OPTIONS = {"min_rows": Option(0, 0, 512, "fewest rows it serves, a walk serves fewer; 1: all; 0: by estimated cost")}
@@ -39,14 +43,24 @@ ZEROS, ONES, FIRST = 0, 1, 2
 """Rows of the mask matrix: all zeros, all ones, then the bits of the leaf number, temporaries, and predicates."""
 
 RANKS = 255
-"""Bounds of a column that a byte ranks."""
-MIN_RANKED = 100
+"""Bounds that are searched at once: eight levels of a search tree."""
+MIN_RANKED = 10
 """Fewer bounds than this are compared one by one faster than they are searched."""
 
 CACHE_BYTES = 3 * 2**18
 """Beyond this the mask matrix does not stay in the second-level cache beside the rest."""
 SET_NS, MEMBER_NS = 10.0, 0.3
 """Measured, per block: the mask of a category set, and that of each rank in its column, of which a part are members."""
+
+ROW_NS = 5.0
+"""Measured: what a row costs beside all this, such as its place in the output."""
+COMPARE_NS, SEARCH_NS, RANK_NS = 10.0, 40.0, 1.0
+"""Measured, per block: the mask of a bound by comparison; a level of the search in a piece; a mask of its bounds."""
+
+PERFECT_DEPTH = 8
+"""Padded trees of this depth still find room in 32 registers."""
+OPERATION_NS, PADDED_NS = 1.4, 0.55
+"""Measured, per block: a multiplexer of a circuit, and a node of a padded tree."""
 
 MAX_ROWS = 2**16
 MAX_BITS = 12
@@ -77,25 +91,41 @@ def choose(canonical: Canonical, options: Mapping[str, int]) -> dict[str, int]:
 def cost(canonical: Canonical, rows: int) -> float:
     """Estimated ns per row, of a whole block's cost."""
     leaves = tree_leaves(canonical.forest).astype(np.float64)
-    # Measured: about one multiplexer a leaf where a tree is balanced, and more the deeper it is for its leaves.
-    unbalance = np.maximum(canonical.depth - np.log2(np.maximum(leaves, 1)), 0)
-    operations = float((leaves * (1 + 0.14 * unbalance)).sum())
-    counts = np.diff(canonical.columns.bound_offset)[: canonical.columns.n_numeric]
-    ranked = ranked_columns(canonical)
-    sets = canonical.n_predicates - int(counts.sum())
+    padded = perfect(canonical)
+    circuit = PADDED_NS * canonical.forest.n_trees * 2.0**padded if padded else OPERATION_NS * _operations(canonical)
+    cut = pieces(canonical)
+    counts = np.diff(cut.bound)
     ranks = np.diff(canonical.columns.bound_offset)[canonical.columns.n_numeric :]
     per_set = SET_NS + MEMBER_NS * float(ranks.mean()) if len(ranks) else 0.0
-    masks = 1000.0 * int(ranked.sum()) + 10.0 * int(counts[~ranked].sum() + ranks.sum()) + per_set * sets
+    searched = counts[cut.ranked]
+    masks = SEARCH_NS * float(np.ceil(np.log2(searched + 1)).sum()) + RANK_NS * int(searched.sum())
+    masks += COMPARE_NS * int(counts[~cut.ranked].sum() + ranks.sum()) + per_set * _n_sets(canonical)
     by_byte = leaves.max(initial=1) <= 256 and not canonical.forest.vector_leaves
     leaf_stage = (
-        25.0 * canonical.forest.values.dtype.itemsize
+        10.0 + (9.0 if leaves.max(initial=1) <= 64 else 13.0) * canonical.forest.values.dtype.itemsize
         if by_byte
         else ROWS * (1.5 + 0.3 * canonical.forest.values.shape[1])
     )
     if predicate_rows(canonical) * 64 > CACHE_BYTES:
-        masks *= 2.0
-    block = operations * 1.15 + masks + canonical.forest.n_trees * leaf_stage
-    return block / min(max(rows, 1), ROWS) + COLUMN_NS * len(canonical.columns)
+        masks *= 1.5
+    block = circuit + masks + canonical.forest.n_trees * leaf_stage + ROW_NS * ROWS
+    return block / min(max(rows, 1), ROWS) + columns_ns(canonical, tiled=True)
+
+
+def _operations(canonical: Canonical) -> float:
+    """About how many multiplexers the circuits have: measured to be one a leaf where a tree is balanced, and more the
+    deeper it is for its leaves."""
+    leaves = tree_leaves(canonical.forest).astype(np.float64)
+    unbalance = np.maximum(canonical.depth - np.log2(np.maximum(leaves, 1)), 0)
+    return float((leaves * (1 + 0.14 * unbalance)).sum())
+
+
+def perfect(canonical: Canonical) -> int:
+    """The depth that all trees are padded to, or 0: they are circuits."""
+    depth = canonical.max_depth
+    if not 0 < depth <= PERFECT_DEPTH:
+        return 0
+    return depth if PADDED_NS * canonical.forest.n_trees * 2.0**depth <= OPERATION_NS * _operations(canonical) else 0
 
 
 @dataclass(frozen=True)
@@ -154,25 +184,44 @@ def _roundest(low: np.ndarray, high: np.ndarray, bits: int) -> tuple[np.ndarray,
 
 def _predicates(canonical: Canonical) -> np.ndarray:
     """(N,) int64: the mask row, from the first predicate's, of each inner node's test; meaningless at leaves."""
-    columns = canonical.columns
-    row = column_rows(canonical)
+    cut = pieces(canonical)
+    # From a bound to its row: rows run ahead of bounds by one for each ranked piece before.
+    ahead = np.repeat(cut.row[:-1] - cut.bound[:-1], np.diff(cut.bound))
     categorical = canonical.node_bitset >= 0
     words = np.unique(canonical.node_bitset[categorical])
-    shift = row[:-1] - columns.bound_offset[: columns.n_numeric]
-    predicate = canonical.node_bound + np.append(shift, 0)[np.where(categorical, -1, canonical.node_column)]
-    predicate[categorical] = row[-1] + np.searchsorted(words, canonical.node_bitset[categorical])
+    numeric = np.where(categorical, 0, canonical.node_bound)
+    predicate = numeric + (ahead[numeric] if len(ahead) else 0)
+    predicate[categorical] = cut.row[-1] + np.searchsorted(words, canonical.node_bitset[categorical])
     return predicate
 
 
-def column_rows(canonical: Canonical) -> np.ndarray:
-    """(numeric columns + 1,) int64: the first mask row of each column's bounds, and the end.
+@dataclass(frozen=True)
+class Pieces:
+    """The bounds of each numeric column, in order, in pieces of at most RANKS.
 
-    A column of many bounds, but no more than a byte can rank, has RANKS rows, which allows to make them all from the
-    bits of the rank.
+    Args:
+        of_column: (numeric columns + 1,) int64: the first piece of each column, and the end.
+        bound: (P + 1,) int64: the first bound of each piece, and the end.
+        row: (P + 1,) int64: the first mask row of each piece, and the end. A ranked piece has a row more than bounds.
+        ranked: (P,) bool: searched, rather than compared bound by bound.
     """
+
+    of_column: np.ndarray
+    bound: np.ndarray
+    row: np.ndarray
+    ranked: np.ndarray
+
+
+def pieces(canonical: Canonical) -> Pieces:
     columns = canonical.columns
-    counts = np.diff(columns.bound_offset)[: columns.n_numeric]
-    return np.cumsum(np.concatenate([[0], np.where(ranked_columns(canonical), RANKS, counts)]))
+    offset = columns.bound_offset[: columns.n_numeric + 1].astype(np.int64)
+    of_column = np.concatenate([[0], np.cumsum(-(-np.diff(offset) // RANKS))])
+    column = np.repeat(np.arange(columns.n_numeric), np.diff(of_column))
+    first = offset[column] + RANKS * (np.arange(of_column[-1]) - of_column[column])
+    bound = np.append(first, offset[-1])
+    ranked = np.diff(bound) >= MIN_RANKED
+    row = np.concatenate([[0], np.cumsum(np.diff(bound) + ranked)])
+    return Pieces(of_column, bound, row, ranked)
 
 
 def _set_bits(canonical: Canonical) -> int:
@@ -184,15 +233,11 @@ def _set_bits(canonical: Canonical) -> int:
 
 def predicate_rows(canonical: Canonical) -> int:
     """Mask rows of all predicates: those of the columns' bounds, and one for each distinct category set."""
-    sets = canonical.n_predicates - int(canonical.columns.bound_offset[canonical.columns.n_numeric])
-    return int(column_rows(canonical)[-1]) + sets
+    return int(pieces(canonical).row[-1]) + _n_sets(canonical)
 
 
-def ranked_columns(canonical: Canonical) -> np.ndarray:
-    """(numeric columns,) bool: which have more bounds than are cheaply compared one by one, and at most RANKS."""
-    columns = canonical.columns
-    counts = np.diff(columns.bound_offset)[: columns.n_numeric]
-    return (counts >= MIN_RANKED) & (counts <= RANKS)
+def _n_sets(canonical: Canonical) -> int:
+    return canonical.n_predicates - int(canonical.columns.bound_offset[canonical.columns.n_numeric])
 
 
 def _circuit(canonical: Canonical) -> _Circuit:
@@ -262,15 +307,15 @@ def _circuit(canonical: Canonical) -> _Circuit:
 def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
     """Bounds of the predicates, and the circuits."""
     columns = canonical.columns
-    circuit = _circuit(canonical)
     numeric = int(columns.bound_offset[columns.n_numeric])
-    first_predicate = FIRST + circuit.bits + 2 * circuit.n_temporary
+    cut = pieces(canonical)
+    trees = _padded(canonical, depth) if (depth := perfect(canonical)) else _table(_circuit(canonical))
+    first_predicate = trees.scalars["first_predicate"]
     tables: dict[str, np.ndarray] = {
         "bound32": columns.bound32[:numeric],
-        "predicate_offset": columns.bound_offset[: columns.n_numeric + 1].astype(np.int32),
-        "predicate_row": column_rows(canonical).astype(np.int32),
-        "operation_offset": circuit.offset.astype(np.int32),
-        "operation": circuit.operations,
+        "column_piece": cut.of_column.astype(np.int32),
+        "piece_bound": cut.bound.astype(np.int32),
+        "piece_row": cut.row.astype(np.int32),
     }
     if canonical.forest.input_dtype == "float64":
         tables["bound64"] = columns.bound64[:numeric]
@@ -290,7 +335,22 @@ def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
         scalars |= {"n_sets": len(sets.of_right), "n_ranks": len(sets.rank_column)}
         scalars["first_rank"] = scalars["n_mask_rows"]
         scalars["n_mask_rows"] += len(sets.rank_column)
-    return Layout(scalars, tables, {"bits": circuit.bits}, frozenset())
+    return trees | Layout(scalars, tables, {}, frozenset())
+
+
+def _table(circuit: _Circuit) -> Layout:
+    tables = {"operation_offset": circuit.offset.astype(np.int32), "operation": circuit.operations}
+    first = FIRST + circuit.bits + 2 * circuit.n_temporary
+    return Layout({"first_predicate": first}, tables, {"bits": circuit.bits}, frozenset())
+
+
+def _padded(canonical: Canonical, depth: int) -> Layout:
+    """The trees as perfect heaps of mask rows: the root at 1, the children of i at 2 i and 2 i + 1."""
+    first = FIRST + depth
+    node = heap(canonical)[0]
+    rows = np.where(canonical.forest.kind[node] == LEAF, ZEROS, first + _predicates(canonical)[node])
+    rows = np.pad(rows, ((0, 0), (1, 0))).astype(np.uint16)
+    return Layout({"first_predicate": first}, {"heap_row": rows.reshape(-1)}, {"bits": depth}, frozenset({"perfect"}))
 
 
 @dataclass(frozen=True)
@@ -345,6 +405,8 @@ def _category_sets(canonical: Canonical) -> _CategorySets:
 def positions(canonical: Canonical, layout: Layout) -> np.ndarray:
     """(T * 2**bits,) int64: the IR's leaf with each leaf number; -1: none."""
     forest, bits = canonical.forest, layout.constants["bits"]
+    if "perfect" in layout.flags:
+        return heap(canonical)[1][:, ::-1].reshape(-1)
     depth = node_depth(forest)
     levels = [np.flatnonzero((depth == d) & (forest.kind != LEAF)) for d in range(canonical.max_depth)]
     number = _leaf_numbers(canonical, levels, bits)

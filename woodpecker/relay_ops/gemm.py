@@ -22,7 +22,7 @@ from ..forest import LEAF, Forest, node_depth, tree_leaves, tree_of_node
 from ..layout import Layout
 from ..predicates import Canonical
 from .options import Option
-from .predicate import COLUMN_NS, Expr, goes_right, goes_right_any
+from .predicate import Expr, columns_ns, goes_right, goes_right_any
 
 NAME = "gemm"
 OPTIONS = {"lanes": Option(64, 16, 64, "rows of one vector; a power of two")}
@@ -60,7 +60,7 @@ def cost(canonical: Canonical, rows: int) -> float:
     """Estimated ns per row: a vector operation per entry of the path matrices, for 64 rows at once."""
     leaves = float(tree_leaves(canonical.forest).max(initial=1))
     per_block = canonical.forest.n_trees * (leaves * leaves * 0.62 + 70.0)
-    return per_block / min(max(rows, 1), 64) + COLUMN_NS * len(canonical.columns)
+    return per_block / min(max(rows, 1), 64) + columns_ns(canonical, tiled=False)
 
 
 def _leaf_ranges(forest: Forest) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ from ..forest import LEAF
 from ..layout import Layout
 from ..predicates import Canonical
 from .options import IN_FLIGHT, in_flight, too_many_walks, walks_space
-from .predicate import COLUMN_NS, Bind, Expr, bound_at, goes_right, goes_right_any, record, unbound
+from .predicate import Bind, Expr, bound_at, columns_ns, goes_right, goes_right_any, record, unbound
 
 NAME = "perfect_tree_traversal"
 OPTIONS = IN_FLIGHT
@@ -61,10 +61,10 @@ def cost(canonical: Canonical, rows: int) -> float:
     cold = max(1.0, padded / 300_000)
     steps = canonical.forest.n_trees * (canonical.max_depth + 1.0)
     step_ns = 2.0 if canonical.has_categories else 0.62
-    return step_ns * steps * cold + COLUMN_NS * len(canonical.columns)
+    return step_ns * steps * cold + columns_ns(canonical, tiled=False)
 
 
-def _heap(canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:
+def heap(canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:
     """(inner, leaves): the IR node at each heap place, (T, 2**D - 1) and (T, 2**D). A node below a leaf is the leaf."""
     forest, depth = canonical.forest, canonical.max_depth
     base = forest.tree_offset[:-1][:, None]
@@ -89,7 +89,7 @@ def _together(table: np.ndarray, trees: int) -> np.ndarray:
 def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
     """Heap tables."""
     forest, columns, trees = canonical.forest, canonical.columns, options["trees"]
-    node = _together(_heap(canonical)[0], trees)
+    node = _together(heap(canonical)[0], trees)
     column = np.where(forest.kind[node] == LEAF, len(columns), canonical.node_column[node]).astype(np.uint32)
     bound = canonical.node_bound[node]  # -1 takes the one that is appended
     bound32 = np.append(columns.bound32, np.float32(np.inf))[bound]
@@ -103,7 +103,7 @@ def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
 
 def positions(canonical: Canonical, layout: Layout) -> np.ndarray:
     """(T, padded to whole groups, times 2**D) int64: the IR's leaf at each position; -1: none."""
-    leaves = _heap(canonical)[1]
+    leaves = heap(canonical)[1]
     padding = -len(leaves) % layout.constants["trees"]
     return np.pad(leaves, ((0, padding), (0, 0)), constant_values=-1).reshape(-1)
 

@@ -15,11 +15,16 @@ from typing import Any
 
 from ..errors import StrategyError
 from ..predicates import Canonical
-from . import bitslice, gemm, perfect_tree_traversal, tree_traversal
+from . import bitslice, gemm, perfect_tree_traversal, scan, tree_traversal
 from .options import MANY_TREES, WALKS, resolve
 
-STRATEGIES: dict[str, ModuleType] = {m.NAME: m for m in (gemm, tree_traversal, perfect_tree_traversal, bitslice)}
+STRATEGIES: dict[str, ModuleType] = {m.NAME: m for m in (gemm, tree_traversal, perfect_tree_traversal, bitslice, scan)}
 WALKING = {m.NAME: m for m in (perfect_tree_traversal, tree_traversal)}
+TOGETHER = {
+    bitslice.NAME: (bitslice.ROWS,),
+    scan.NAME: tuple(vectors * scan.LEAST_ROWS for vectors in scan.VECTORS),
+}
+"""Strategies that compute many rows at once -> how many; fewer cost as much as the next of these."""
 
 TYPICAL_ROWS = 1024
 """The batch that `auto` chooses for."""
@@ -125,18 +130,41 @@ def _with_few_rows(canonical: Canonical, step: Step, given: Mapping[str, Any]) -
     """The step, and before it those for the row counts at which another is cheaper, unless the user's options rule."""
     if step.strategy in WALKING:
         return (step,) if {"trees", "interleave"} & set(given) else _with_lone_rows(canonical, step, TYPICAL_ROWS)
-    if step.strategy != bitslice.NAME or step.options["min_rows"] == 1:
+    if step.strategy not in TOGETHER or step.options["min_rows"] == 1:
         return (step,)
     walks = [m for m in WALKING.values() if m.applicable(canonical, {}) is None]
-    walk = min(walks, key=lambda m: float(m.cost(canonical, TYPICAL_ROWS)))
-    one_by_one = max(float(walk.cost(canonical, TYPICAL_ROWS)), 1e-9)
-    break_even = int(bitslice.cost(canonical, bitslice.ROWS) * bitslice.ROWS / one_by_one) + 1
-    least = step.options["min_rows"] or min(break_even, bitslice.ROWS)
+    others = [min(walks, key=lambda m: float(m.cost(canonical, TYPICAL_ROWS))).NAME]
+    if step.strategy == bitslice.NAME and scan.applicable(canonical, {}) is None:
+        others.append(scan.NAME)
+    most = TOGETHER[step.strategy][0]
+    totals = {name: _totals(canonical, name, most) for name in (step.strategy, *others)}
+    cheapest = [min(others, key=lambda name: totals[name][n]) for n in range(most)]
+    dearer = (n for n in range(1, most) if totals[cheapest[n]][n] >= totals[step.strategy][n])
+    least = step.options["min_rows"] or next(dearer, most)
     if least == 1:
         return (step,)
-    reason = f"fewer than {least} rows cost less one by one than a block of {bitslice.ROWS}"
-    few = Step(0, walk.NAME, _options(canonical, walk, {}), reason, {})
-    return *_with_lone_rows(canonical, few, least), replace(step, min_rows=least)
+    name = cheapest[least - 1]
+    reason = f"fewer than {least} rows cost less than a block of {most} of {step.strategy}"
+    few = Step(0, name, _options(canonical, STRATEGIES[name], {}), reason, {})
+    below = _with_lone_rows(canonical, few, least) if name in WALKING else _with_few_rows(canonical, few, {})
+    # What serves fewer rows may itself begin where this step does.
+    return *(s for s in below if s.min_rows < least), replace(step, min_rows=least)
+
+
+def _totals(canonical: Canonical, name: str, end: int) -> list[float]:
+    """Estimated ns of calls of 0, 1, .. ``end`` - 1 rows by a strategy."""
+    cost = STRATEGIES[name].cost
+    if name in WALKING:
+        one = float(cost(canonical, TYPICAL_ROWS))
+        return [n * one for n in range(end)]
+    blocks = {rows: float(cost(canonical, rows)) * rows for rows in TOGETHER[name]}
+    largest = max(blocks)
+
+    def total(n: int) -> float:
+        rest = n % largest
+        return n // largest * blocks[largest] + (blocks[min(b for b in blocks if b >= rest)] if rest else 0.0)
+
+    return [total(n) for n in range(end)]
 
 
 def _with_lone_rows(canonical: Canonical, step: Step, end: int) -> tuple[Step, ...]:

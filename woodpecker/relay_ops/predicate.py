@@ -68,8 +68,17 @@ def prepare(canonical: Canonical) -> Layout:
 RUN = 12
 """Columns of consecutive features, on average, from which on they are read as vectors where a row walks alone."""
 
-COLUMN_NS = 0.55
-"""Measured cost of a column value, per row; part of every strategy's estimate."""
+WHOLE_NS, TILED_NS = (0.3, 1.5), (0.2, 0.9)
+"""Measured cost of a column value, per row, with at most FEW_COLUMNS and with more: in strategies that keep all columns
+of a block, and in those that make and use a tile of them at a time."""
+FEW_COLUMNS = 512
+
+
+def columns_ns(canonical: Canonical, tiled: bool) -> float:
+    """Estimated ns per row of the column stage; part of every strategy's estimate."""
+    n_columns = len(canonical.columns)
+    near, far = TILED_NS if tiled else WHOLE_NS
+    return n_columns * (far if n_columns > FEW_COLUMNS else near)
 
 
 def is_missing(x: Expr, flags: frozenset[str], sentinel: Expr, zero_missing: Expr) -> Expr:

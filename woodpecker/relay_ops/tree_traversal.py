@@ -25,7 +25,7 @@ from ..layout import Layout
 from ..predicates import Canonical
 from . import aggregate
 from .options import IN_FLIGHT, MAX_TREES, Option, in_flight, too_many_walks, walks_space
-from .predicate import COLUMN_NS, Bind, Expr, bound_at, goes_right, goes_right_any, record, unbound
+from .predicate import Bind, Expr, bound_at, columns_ns, goes_right, goes_right_any, record, unbound
 
 NAME = "tree_traversal"
 OPTIONS = {
@@ -51,7 +51,7 @@ def space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
 
 def cost(canonical: Canonical, rows: int) -> float:
     """Estimated ns per row: walks in flight overlap their latencies, so what counts is the number of steps."""
-    return step_ns(canonical) * expected_steps(canonical) + COLUMN_NS * len(canonical.columns)
+    return step_ns(canonical) * expected_steps(canonical) + columns_ns(canonical, tiled=False)
 
 
 def step_ns(canonical: Canonical) -> float:

@@ -153,7 +153,7 @@ def measure_all(
     """
     folder = check_path(folder)
     listed = read_list(folder)
-    machine.check(listed["resolved"], str(folder))
+    machine.check([listed["resolved"]], str(folder))
     trials = read_trials(folder)
     done = {key(t["plan"]) for t in trials}
     for index, candidate in enumerate(listed["candidates"]):

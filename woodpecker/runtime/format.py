@@ -9,14 +9,16 @@
         40      8  length of the manifest
         48      4  CRC-32 of the header (with this field 0), directory and manifest
         64     32  SHA-256 of everything from the directory on
-       128  n*512  n directories, one a step of the plan: 64 int64 each, scalars and byte offsets of tables
-                   manifest (JSON, UTF-8), then the tables, each 64-byte aligned
+       128  n*512  n directories, one a step of the plan of each CPU level: 64 int64 each, scalars and byte offsets of
+                   tables; then the manifest (JSON, UTF-8), then the tables, each 64-byte aligned
 
 All numbers are little-endian. In a `.so` the blob lies in a read-only section, where `find` locates it by its magic
 without running anything.
 
 Raising the format version: readers accept FORMAT and FORMAT - 1. Change the layout here, raise FORMAT by one, teach
 `find` the difference, and keep an artifact of the old version under `tests/data` that a test still loads.
+
+Version 1 had one CPU level, whose fields were the manifest's own, and no tuning.
 """
 
 from __future__ import annotations
@@ -35,12 +37,13 @@ import numpy as np
 from ..errors import ArtifactError
 
 MAGIC = b"\x93WOODPECKER" + bytes([0x0D, 0x0A, 0x1A, 0x0A, 0x00])
-FORMAT = 1
+FORMAT = 2
 ABI = 1
 ALIGNMENT = 64
 DIRECTORY_OFFSET = 128
 DIRECTORY_SLOTS = 64
 DIRECTORY_BYTES = 8 * DIRECTORY_SLOTS
+_LEVEL_OF_FORMAT_1 = ("target", "row_block", "scratch_bytes", "ns_per_row", "plan")
 _HEADER = struct.Struct("<16sIIQQQI12x32s")
 
 
@@ -51,7 +54,7 @@ class Header:
     Args:
         start: Where the blob begins in the file or buffer it was found in.
         length: Bytes of the blob.
-        manifest: The parsed manifest.
+        manifest: The parsed manifest, in the current version's form.
         digest: SHA-256 of everything from the directory on, as stored.
     """
 
@@ -123,8 +126,8 @@ def find(data: mmap.mmap | bytes, path: str) -> Header:
     _, version, abi, length, manifest_at, manifest_size, crc, digest = _HEADER.unpack(head[: _HEADER.size])
     if version not in (FORMAT, FORMAT - 1) or version == 0:
         raise ArtifactError(
-            f"{path} has format version {version}; this woodpecker reads version {FORMAT}. Compile the model again, "
-            "or use the woodpecker that made the file"
+            f"{path} has format version {version}; this woodpecker reads versions {FORMAT - 1} and {FORMAT}. Compile "
+            "the model again, or use the woodpecker that made the file"
         )
     if not DIRECTORY_OFFSET <= manifest_at <= manifest_at + manifest_size <= length <= len(data) - start:
         raise ArtifactError(damaged)
@@ -134,7 +137,19 @@ def find(data: mmap.mmap | bytes, path: str) -> Header:
         raise ArtifactError(f"{path}: wrong checksum; the file is damaged; compile and save the model again")
     if abi != ABI:
         raise ArtifactError(f"{path} has ABI version {abi}; this woodpecker calls version {ABI}. Compile it again")
-    return Header(start, length, json.loads(text), digest)
+    manifest = json.loads(text)
+    if version == 1:
+        level = {key: manifest.pop(key) for key in _LEVEL_OF_FORMAT_1}
+        manifest["levels"] = [{**level, "suffix": "", "tuning": None}]
+    return Header(start, length, manifest, digest)
+
+
+def in_level(manifest: Mapping[str, Any], number: int | None) -> dict[str, Any]:
+    """The manifest with the fields of a CPU level beside its own, and ``level``, that level's number.
+
+    Where no level can run, ``level`` is None, and the fields are those of the last one.
+    """
+    return {**manifest, **manifest["levels"][-1 if number is None else number], "level": number}
 
 
 def verify_digest(data: mmap.mmap | bytes, header: Header, path: str) -> None:

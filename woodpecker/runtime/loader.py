@@ -98,6 +98,9 @@ def load(
 ) -> Predictor:
     """Load an artifact made by `Predictor.save`. Needs numpy and apache-tvm-ffi only.
 
+    Of an artifact for several CPU levels, the last one that this CPU can run is used; the environment variable
+    WOODPECKER_CPU_LEVEL names another.
+
     Args:
         path: The artifact; a regular file of any name.
         device: None or "cpu".
@@ -107,7 +110,7 @@ def load(
 
     Raises:
         ArtifactError: the file is no artifact, is damaged, or belongs to another platform, CPU or format version.
-        InputError: ``num_threads`` or ``device`` is wrong, or ``path`` is no path.
+        InputError: ``num_threads``, ``device`` or WOODPECKER_CPU_LEVEL is wrong, or ``path`` is no path.
         OSError: the file can't be read.
     """
     threads.resolve(num_threads)
@@ -115,9 +118,9 @@ def load(
         raise InputError(f"device must be None or 'cpu', found {device!r}: this version runs artifacts on CPUs")
     header = read_header(path, verify=verify)
     name = os.fspath(path)
-    manifest = header.manifest
-    machine.check(manifest["target"], name)
-    prefix = manifest["prefix"]
+    number = machine.check([level["target"] for level in header.manifest["levels"]], name)
+    manifest = fmt.in_level(header.manifest, number)
+    prefix, suffix = manifest["prefix"], manifest["suffix"]
     try:
         module = _open(name, f"{prefix}_model")
     except (RuntimeError, OSError, ValueError) as error:
@@ -126,7 +129,7 @@ def load(
 
     def entry(short: str) -> Entry:
         if short not in entries:
-            entries[short] = module[f"{prefix}_{short}"]
+            entries[short] = module[f"{prefix}_{short}{suffix}"]
         return entries[short]
 
     address = int(module[f"{prefix}_model"]())

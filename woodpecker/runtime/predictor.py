@@ -33,7 +33,7 @@ class Program:
         entry: name -> function ``(X, out, scratch, model, row_begin, row_end)``; ``<name>_parallel`` takes
             ``num_tasks`` as well.
         model: The blob: 64-byte aligned uint8, in memory that stays mapped as long as this object lives.
-        manifest: See `woodpecker.manifest`.
+        manifest: See `woodpecker.manifest`; with the fields of the CPU level that runs, `format.in_level`.
         save: Writes the artifact to a path, or None where it was not compiled here.
         to_relax: Builds the Relax module for a dtype of X and a method, or None likewise.
     """
@@ -91,9 +91,19 @@ class CompiledModel:
         self._program.save(path)
 
     def inspect(self) -> dict[str, Any]:
-        """What is in the model, why it is compiled as it is, and for what: JSON values."""
-        hidden = {"input", "classes", "methods", "entries", "links", "scratch_bytes", "row_block", "prefix"}
-        shown = {k: v for k, v in self._program.manifest.items() if k not in hidden}
+        """What is in the model, why it is compiled as it is, and for what: JSON values.
+
+        ``levels`` lists the CPU levels and says which one is in use; ``target``, ``plan`` and ``ns_per_row`` beside it
+        are that one's, or the last one's where this machine can run none.
+        """
+        hidden = {"input", "classes", "methods", "entries", "links", "level"}
+        of_calls = {"prefix", "suffix", "scratch_bytes", "row_block"}
+        manifest = self._program.manifest
+        shown = {k: v for k, v in manifest.items() if k not in hidden | of_calls}
+        shown["levels"] = [
+            {**{k: v for k, v in level.items() if k not in of_calls}, "in_use": number == manifest["level"]}
+            for number, level in enumerate(manifest["levels"])
+        ]
         shown["n_features"] = self.n_features_in_
         shown["feature_names"] = None if self._spec.feature_names is None else list(self._spec.feature_names)
         shown["methods"] = ["predict_raw", "apply", *self._program.manifest["methods"]]

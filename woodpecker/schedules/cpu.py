@@ -33,15 +33,15 @@ from tvm.script.ir_builder import tirx as TB
 
 from ..layout import Layout, Signature
 from ..predicates import Canonical
-from ..relay_ops import aggregate, bitslice, predicate
+from ..relay_ops import aggregate, predicate
 from ..relay_ops.plan import STRATEGIES as PREPARED_BY
 from ..relay_ops.plan import WALKING, Step
 from ..relay_ops.predicate import Expr
 from ..runtime.format import round_up
 from . import cpu_bitslice, cpu_columns
-from .cpu_bitslice import BYTE_PLANES
-from .cpu_strategies import LANES, PROLOGUES, SCRATCH, STRATEGIES, trees_of
-from .tir import ITEMSIZE, Frame, arguments, const, new_frame, read_only_views, register, rows_of, scratch_view
+from .cpu_bytes import BYTE_PLANES
+from .cpu_strategies import LANES, PROLOGUES, SCRATCH, STAGES, STRATEGIES, adder, trees_of
+from .tir import Frame, arguments, const, new_frame, read_only_views, register, rows_of, scratch_view
 
 V_BYTES = 128 * 1024
 """Column values of a row block should stay in the second-level cache beside a tree's tables."""
@@ -49,29 +49,44 @@ MIN_BLOCK, MAX_BLOCK = 64, 1024
 """Rows of a block: enough to read every tree's tables for, even where their values outgrow the cache."""
 
 
-def lay_out(canonical: Canonical, plan: Sequence[Step], features: Collection[str] = ()) -> tuple[Layout, ...]:
+def tables_of(canonical: Canonical) -> Callable[[Step], Layout]:
+    """Step -> its tables, as far as no target changes them, made once for all steps and levels that share them."""
+    shared = predicate.prepare(canonical)
+    made: dict[tuple[Any, ...], Layout] = {}
+
+    def tables(step: Step) -> Layout:
+        module = PREPARED_BY[step.strategy]
+        key = (step.strategy, *(step.options[name] for name in module.TABLE_OPTIONS))
+        if key not in made:
+            layout = shared | module.prepare(canonical, step.options)
+            made[key] = layout | aggregate.prepare(canonical, module.positions(canonical, layout), layout.flags)
+        return made[key]
+
+    return tables
+
+
+def lay_out(
+    canonical: Canonical, tables: Callable[[Step], Layout], plan: Sequence[Step], features: Collection[str] = ()
+) -> tuple[Layout, ...]:
     """All numbers of every step of a plan: tables, row blocks, and the places of everything in scratch.
 
     Args:
         canonical: The forest.
+        tables: Its tables, see `tables_of`.
         plan: Its plan.
-        features: CPU features of the target, by LLVM's names; some decide on a leaf stage.
+        features: CPU features of the target, by LLVM's names; some decide on tables.
     """
-    shared = predicate.prepare(canonical)
     layouts = []
-    tables: dict[tuple[Any, ...], Layout] = {}
     for step in plan:
-        module = PREPARED_BY[step.strategy]
-        key = (step.strategy, *(step.options[name] for name in module.TABLE_OPTIONS))
-        if key not in tables:
-            layout = shared | module.prepare(canonical, step.options)
-            layout |= aggregate.prepare(canonical, module.positions(canonical, layout), layout.flags)
-            if step.strategy == bitslice.NAME:
-                layout |= cpu_bitslice.target_stages(layout, features)
-            tables[key] = layout
-        layout = tables[key]
+        layout = tables(step)
+        if step.strategy in STAGES:
+            layout |= STAGES[step.strategy](layout, features)
+        if step.strategy in PROLOGUES:
+            layout |= cpu_columns.squares(canonical, layout, cpu_columns.TILE, features)
         if step.strategy in WALKING:
             layout |= Layout({}, {}, step.options, frozenset())
+            if step.options["interleave"] % cpu_columns.ROWS_AT_ONCE == 0:
+                layout |= cpu_columns.squares(canonical, layout, len(canonical.columns) + 1, features)
         layouts.append(layout | _places(layout, step))
     scratch = {"scratch_bytes": max(layout.scalars["scratch_bytes"] for layout in layouts)}
     return tuple(layout | Layout(scratch, {}, {}, frozenset()) for layout in layouts)
@@ -81,7 +96,7 @@ def _places(layout: Layout, step: Step) -> Layout:
     """The row block and the places in scratch, for the wider of both input dtypes."""
     width = layout.scalars["n_columns"] + 1
     if step.strategy in PROLOGUES:
-        width = max(cpu_bitslice.COLUMNS, layout.scalars["n_columns"] - layout.scalars["n_numeric"])
+        width = max(cpu_columns.TILE + 1, layout.scalars["n_columns"] - layout.scalars["n_numeric"])
     rows = LANES[step.strategy](layout)
     if step.strategy not in PROLOGUES:  # a prologue works on one group
         rows = max(rows, min(MAX_BLOCK, max(MIN_BLOCK, V_BYTES // (4 * width))) // rows * rows)
@@ -94,7 +109,9 @@ def _places(layout: Layout, step: Step) -> Layout:
     return Layout(scalars, {}, {}, frozenset())
 
 
-def entry(signatures: Sequence[Signature], name: str, kind: str, x_dtype: str, parallel: bool) -> tvm.tirx.PrimFunc:
+def entry(
+    signatures: Sequence[Signature], name: str, kind: str, x_dtype: str, parallel: bool, first_directory: int = 0
+) -> tvm.tirx.PrimFunc:
     """An entry of the calling convention: ``name(X, out, scratch, model, row_begin, row_end)``.
 
     Args:
@@ -105,6 +122,7 @@ def entry(signatures: Sequence[Signature], name: str, kind: str, x_dtype: str, p
         x_dtype: Dtype of X, "float32" or "float64".
         parallel: Add a last argument ``num_tasks`` and run as many tasks by TVM's thread pool, each with a scratch of
             its own; only for code that runs inside a process that holds libtvm_runtime.
+        first_directory: The number of the first step's directory in the model blob.
     """
     value_dtype = "float64" if signatures[0].input_dtype == x_dtype == "float64" else "float32"
     out_dtype = signatures[0].acc_dtype if kind == "raw" else "int32"
@@ -113,9 +131,9 @@ def entry(signatures: Sequence[Signature], name: str, kind: str, x_dtype: str, p
         TB.func_attr({"tirx.noalias": True, "global_symbol": name})
         args = arguments(x_dtype, out_dtype, parallel)
         frames = []
-        for step, signature in enumerate(signatures):
+        for number, signature in enumerate(signatures, first_directory):
             lanes = LANES[signature.strategy](signature)
-            frames.append(new_frame(signature, args, value_dtype, lanes, trees_of(signature), step))
+            frames.append(new_frame(signature, args, value_dtype, lanes, trees_of(signature), number))
         last = frames[-1]
 
         def rows(begin: Expr, end: Expr, task: Expr) -> None:
@@ -145,6 +163,7 @@ def _row_blocks(frame: Frame, kind: str, begin: Expr, end: Expr, scratch: Expr) 
     with TB.serial(0, tirx.ceildiv(end - begin, block)) as b:
         first = begin + b * block
         count = register(tirx.Cast("int32", tirx.min(block, end - first)))
+        frame.rows = count
         groups = register(tirx.truncdiv(count + const(lanes - 1), const(lanes)))
 
         def row(r: Expr) -> Expr:
@@ -154,7 +173,12 @@ def _row_blocks(frame: Frame, kind: str, begin: Expr, end: Expr, scratch: Expr) 
         if signature.strategy in PROLOGUES:
 
             def fill(begin: Expr, end: Expr, categorical: bool) -> None:
-                cpu_columns.columns(frame, row, cpu_columns.round_rows(count), begin, end, begin, categorical)
+                rows = cpu_columns.round_rows(count)
+                if "squares" in signature.flags and not categorical:
+                    tile = const(cpu_columns.TILE)
+                    cpu_columns.fill_squares(frame, row, rows, tirx.truncdiv(begin, tile), begin, tile)
+                else:
+                    cpu_columns.columns(frame, row, rows, begin, end, begin, categorical)
 
             PROLOGUES[signature.strategy](frame, fill)
         else:
@@ -239,16 +263,15 @@ def _raw_scores(frame: Frame, sums: Any, first: Expr, row: Callable[[Expr], Expr
 
     of_vectors = whole_vector if "vector" in dict(frame.signature.constants) else vector
     sink = of_vectors if "vector" in flags else linear if "linear" in flags else scalar
+    whole = adder(frame.signature)
     with _tree_groups(frame) as t:
-        if BYTE_PLANES in flags:
-            cpu_bitslice.add_by_byte_planes(frame, t, sums)
+        if whole:
+            whole(frame, t, sums)
         else:
             with TB.serial(0, groups) as group:
                 STRATEGIES[frame.signature.strategy](frame, t * const(frame.trees), group, sink)
     with TB.serial(0, count) as r, TB.serial(0, n_outputs) as k:
-        total = sums[
-            place(cpu_bitslice.shuffled(r, ITEMSIZE[frame.signature.acc_dtype]) if BYTE_PLANES in flags else r, k)
-        ]
+        total = sums[place(cpu_bitslice.sum_place(frame, r) if BYTE_PLANES in flags else r, k)]
         value = total / tables["divisor"][0] if "divide" in flags else total
         TB.buffer_store(frame.arguments.out, value, [first + tirx.Cast("int64", r), tirx.Cast("int64", k)])
 

@@ -1,19 +1,75 @@
-"""The column stage of CPU kernels: rows of X -> column values in V."""
+"""The column stage of CPU kernels: rows of X -> column values in V.
+
+Where V keeps the rows of a column side by side, the numeric columns are filled by *squares*: as many rows as a vector
+has lanes, of as many neighbouring features, are read as vectors, transposed in registers by log2(lanes) rounds of
+exchanges between pairs of vectors (Eklundh, "A fast computer method for matrix transposing", 1972), and stored.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
+import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as TB
 
+from ..layout import Layout
+from ..predicates import Canonical
 from ..relay_ops import predicate
 from ..relay_ops.predicate import Expr
-from .tir import Frame, const, register
+from .tir import Frame, const, register, vector_register
 
 ROWS_AT_ONCE = 16
 """Rows of a part of a column: their values of neighbouring features share cache lines, and so do their places in V."""
+
+TILE = 64
+"""Columns whose values a prologue makes and uses before the next: they stay in the second-level cache."""
+
+MIN_OCCUPANCY = 3
+"""Columns of a square, on average, from which on squares are faster than values one by one."""
+
+
+def squares(canonical: Canonical, layout: Layout, tile: int, features: Collection[str]) -> Layout:
+    """The squares of the numeric columns; nothing where one by one is faster.
+
+    Args:
+        canonical: The forest.
+        layout: Its tables.
+        tile: Columns that are filled together: no square holds columns of two tiles.
+        features: CPU features of the target.
+    """
+    columns = canonical.columns
+    width = 16 if "avx512f" in features else 8
+    nothing = Layout({}, {}, {}, frozenset())
+    if canonical.forest.n_features < width or "zero_missing" in layout.flags:
+        return nothing
+    feature, fill = columns.feature[: columns.n_numeric], columns.fill[: columns.n_numeric].view(np.uint32)
+    firsts: list[int] = []
+    members: list[np.ndarray] = []
+    offsets = [0]
+    begin = 0
+    while begin < columns.n_numeric:
+        if begin // tile == len(offsets):
+            offsets.append(len(firsts))
+        end = min((begin // tile + 1) * tile, begin + width, columns.n_numeric)
+        alike = (feature[begin:end] < feature[begin] + width) & (fill[begin:end] == fill[begin])
+        end = begin + (int(np.argmin(alike)) if not alike.all() else end - begin)
+        first = min(int(feature[begin]), canonical.forest.n_features - width)
+        member = np.full(width, -1, np.int32)
+        member[feature[begin:end] - first] = np.arange(begin, end)
+        firsts.append(first)
+        members.append(member)
+        begin = end
+    if columns.n_numeric < MIN_OCCUPANCY * max(len(firsts), 1):
+        return nothing
+    tables = {
+        "square_offset": np.array([*offsets, len(firsts)], np.int32),
+        "square_feature": np.array(firsts, np.int32),
+        "square_column": np.concatenate(members),
+        "square_fill": columns.fill[[int(m.max()) for m in members]],
+    }
+    return Layout({}, tables, {"square": width}, frozenset({"squares"}))
 
 
 def round_rows(count: Expr) -> Expr:
@@ -25,6 +81,8 @@ def all_columns(frame: Frame, row: Callable[[Expr], Expr], rows: Expr) -> None:
     n_columns, n_numeric = frame.scalar("n_columns"), frame.scalar("n_numeric")
     if "runs" in frame.signature.flags and frame.lanes == 1:
         _runs_of_columns(frame, row, rows)
+    elif "squares" in frame.signature.flags:
+        fill_squares(frame, row, rows, const(0), const(0), n_columns)
     else:
         columns(frame, row, rows, const(0), n_numeric, const(0), False)
     if "categories" in frame.signature.flags:
@@ -47,26 +105,75 @@ def _runs_of_columns(frame: Frame, row: Callable[[Expr], Expr], rows: Expr) -> N
             def some(start: Expr) -> Expr:
                 return tirx.Ramp(start, tirx.const(1, str(start.ty.dtype)), width) if width > 1 else start
 
-            def every(value: Expr) -> Expr:
-                return tirx.Broadcast(value, width) if width > 1 else value
-
-            wide = f"x{width}" if width > 1 else ""
+            wide = f"{dtype}x{width}" if width > 1 else dtype
             offset = tirx.Cast("int64", at)
-            x = tirx.Cast(dtype + wide, frame.arguments.X[source, some(feature + offset)])
-            fill = tirx.Cast(dtype + wide, tables["column_fill"][some(begin + at)])
-            # Every number is at most infinity; NaN is not.
-            kept = tirx.Select(x <= every(tirx.const(float("inf"), dtype)), x, fill)
-            if "sentinel" in frame.signature.flags:
-                compared = frame.signature.input_dtype
-                sentinel = tirx.Cast(compared, tables["sentinel"][0])
-                kept = tirx.Select(tirx.Cast(compared + wide, x) == every(sentinel), fill, kept)
-            TB.buffer_store(frame.V, kept, [some(place + offset)])
+            x = tirx.Cast(wide, frame.arguments.X[source, some(feature + offset)])
+            fill = tirx.Cast(wide, tables["column_fill"][some(begin + at)])
+            TB.buffer_store(frame.V, _filled(frame, x, fill, width), [some(place + offset)])
 
         whole = register(tirx.truncdiv(end - begin, const(lanes)))
         with TB.serial(0, whole) as i:
             store(i * const(lanes), lanes)
         with TB.serial(whole * const(lanes), end - begin) as i:
             store(i, 1)
+
+
+def fill_squares(frame: Frame, row: Callable[[Expr], Expr], rows: Expr, tile: Expr, origin: Expr, spare: Expr) -> None:
+    """Fill V with the numeric columns of a tile, that of column ``origin`` being the first.
+
+    for each `width` rows, for each square:
+        v[i] = X[row i, feature .. feature + width], missing values filled in   # for each row i
+        transpose v
+        V[column[j], rows] = v[j]               # for each feature j; one without a column goes to ``spare``
+    """
+    tables, dtype = frame.tables, frame.value_dtype
+    width = frame.signature.constant("square")
+    parts = const(frame.lanes // width)
+    with TB.serial(0, tirx.truncdiv(rows + const(width - 1), const(width))) as part:
+        group, first = register(tirx.truncdiv(part, parts)), register(tirx.truncmod(part, parts) * const(width))
+        with TB.serial(tables["square_offset"][tile], tables["square_offset"][tile + const(1)]) as s:
+            at = tirx.Ramp(register(tirx.Cast("int64", tables["square_feature"][s])), const(1, "int64"), width)
+            fill = tirx.Broadcast(register(tirx.Cast(dtype, tables["square_fill"][s])), width)
+            vectors = []
+            for i in range(width):
+                x = tirx.Cast(f"{dtype}x{width}", frame.arguments.X[row(part * const(width) + const(i)), at])
+                vectors.append(vector_register(_filled(frame, vector_register(x), fill, width)))
+            for j, vector in enumerate(transposed(vectors)):
+                column = register(tables["square_column"][s * const(width) + const(j)])
+                place = register(frame.place(tirx.Select(column < const(0), spare, column - origin), group, first))
+                TB.buffer_store(frame.V, vector, [tirx.Ramp(place, const(1, "int64"), width)])
+
+
+def _filled(frame: Frame, x: Expr, fill: Expr, width: int) -> Expr:
+    """``x`` with missing values filled in."""
+
+    def every(value: Expr) -> Expr:
+        return tirx.Broadcast(value, width) if width > 1 else value
+
+    # Every number is at most infinity; NaN is not.
+    kept = tirx.Select(x <= every(tirx.const(float("inf"), frame.value_dtype)), x, fill)
+    if "sentinel" in frame.signature.flags:
+        compared = frame.signature.input_dtype
+        sentinel = tirx.Cast(compared, frame.tables["sentinel"][0])
+        wide = f"{compared}x{width}" if width > 1 else compared
+        kept = tirx.Select(tirx.Cast(wide, x) == every(sentinel), fill, kept)
+    return kept
+
+
+def transposed(vectors: Sequence[Expr]) -> list[Expr]:
+    """n vectors of n lanes -> the vectors of their first lanes, of their second lanes, ..."""
+    width, found = len(vectors), list(vectors)
+    step = 1
+    while step < width:
+        for i in (i for i in range(width) if not i & step):
+            a, b = found[i], found[i + step]
+            upper = [lane if not lane & step else width + lane - step for lane in range(width)]
+            lower = [lane + step if not lane & step else width + lane for lane in range(width)]
+            found[i], found[i + step] = (
+                vector_register(tirx.Shuffle([a, b], [const(k) for k in order])) for order in (upper, lower)
+            )
+        step *= 2
+    return found
 
 
 def columns(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as TB
 
 from ..layout import Layout, Signature
-from ..relay_ops import bitslice, gemm, perfect_tree_traversal, tree_traversal
+from ..relay_ops import bitslice, gemm, perfect_tree_traversal, scan, tree_traversal
 from ..relay_ops.predicate import Expr
-from . import cpu_bitslice
+from . import cpu_bitslice, cpu_bytes, cpu_masks, cpu_scan
 from .tir import Fill, Frame, Sink, const, register, scratch_view
 
 
@@ -145,14 +145,19 @@ STRATEGIES: dict[str, Callable[[Frame, Expr, Expr, Sink], None]] = {
     perfect_tree_traversal.NAME: heap_walk,
     gemm.NAME: matrix_products,
     bitslice.NAME: cpu_bitslice.circuits,
+    scan.NAME: cpu_scan.leaves,
 }
 
-PROLOGUES: dict[str, Callable[[Frame, Fill], None]] = {bitslice.NAME: cpu_bitslice.masks}
+PROLOGUES: dict[str, Callable[[Frame, Fill], None]] = {
+    bitslice.NAME: cpu_masks.masks,
+    scan.NAME: cpu_scan.byte_columns,
+}
 """What a strategy does once for a row block, before its first tree; it fills V itself, a few columns at a time."""
 
 SCRATCH: dict[str, Callable[[Layout], int]] = {
     gemm.NAME: lambda layout: layout.constants["lanes"] * layout.scalars["n_tests"],
     bitslice.NAME: cpu_bitslice.scratch_bytes,
+    scan.NAME: cpu_scan.scratch_bytes,
 }
 """Bytes of scratch that a strategy needs of its own."""
 
@@ -161,8 +166,22 @@ LANES: dict[str, Callable[[Layout | Signature], int]] = {
     perfect_tree_traversal.NAME: lambda known: dict(known.constants)["interleave"],
     gemm.NAME: lambda known: dict(known.constants)["lanes"],
     bitslice.NAME: lambda _: bitslice.ROWS,
+    scan.NAME: lambda _: scan.ROWS,
 }
 """Rows of a group, which the row block is a multiple of."""
+
+STAGES: dict[str, Callable[[Layout, Collection[str]], Layout]] = {
+    bitslice.NAME: cpu_bitslice.target_stages,
+    scan.NAME: cpu_scan.target_stages,
+}
+"""The tables of stages that need features of the target."""
+
+
+def adder(signature: Signature) -> Callable[[Frame, Expr, Any], None] | None:
+    """What adds the leaf values of a tree to the sums of all rows of a block, where a strategy does this by itself."""
+    if signature.strategy == scan.NAME:
+        return None if {"vector", "linear"} & signature.flags else cpu_scan.add
+    return cpu_bitslice.add_by_byte_planes if cpu_bytes.BYTE_PLANES in signature.flags else None
 
 
 def trees_of(known: Layout | Signature) -> int:

@@ -53,6 +53,8 @@ class Frame:
     scalars: dict[str, Expr] = field(default_factory=dict)
     V: Any = None
     extra: Expr = None
+    rows: Expr = None
+    """Rows of the block, int32."""
 
     def scalar64(self, name: str) -> Expr:
         """A scalar of the directory, int64."""
@@ -133,9 +135,9 @@ def rows_of(arguments: Arguments, block: Expr, body: Callable[[Expr, Expr, Expr]
         body(first, tirx.min(first + share, end), task)
 
 
-def new_frame(signature: Signature, args: Arguments, value_dtype: str, lanes: int, trees: int, step: int) -> Frame:
-    """Open the directory of a step of the plan."""
-    at = const((DIRECTORY_OFFSET + step * DIRECTORY_BYTES) // 8, "int64")
+def new_frame(signature: Signature, args: Arguments, value_dtype: str, lanes: int, trees: int, number: int) -> Frame:
+    """Open a directory of the model blob, by its number."""
+    at = const((DIRECTORY_OFFSET + number * DIRECTORY_BYTES) // 8, "int64")
     directory = TB.decl_buffer((DIRECTORY_SLOTS,), "int64", data=args.model.data, elem_offset=at)
     return Frame(signature, value_dtype, args, lanes, trees, directory)
 

@@ -11,11 +11,12 @@ import numpy as np
 import tvm
 
 from ..build import kernel
-from ..layout import Signature, directory, signature
+from ..layout import Signature
+from ..levels import level_of
 from ..predicates import Canonical
 from ..relay_ops.plan import Step
 from ..runtime.format import pack
-from ..schedules.cpu import lay_out
+from ..schedules.cpu import tables_of
 from ..targets import CpuTarget, tvm_target
 
 SYMBOL = "entry"
@@ -32,14 +33,8 @@ class Code:
 
 def code_of(canonical: Canonical, plan: Sequence[Step], where: CpuTarget) -> Code:
     """The tables of a plan, and what its code depends on."""
-    forest = canonical.forest
-    layouts = lay_out(canonical, plan, where.features)
-    signed = tuple(
-        signature(layout, step.strategy, forest.input_dtype, str(forest.values.dtype))
-        for layout, step in zip(layouts, plan, strict=True)
-    )
-    blob = pack([directory(layout, s) for layout, s in zip(layouts, signed, strict=True)], {})
-    return Code(signed, blob, layouts[-1].scalars["scratch_bytes"])
+    level, directories = level_of(canonical, tables_of(canonical), tuple(plan), where)
+    return Code(level.signatures, pack(directories, {}), level.scratch_bytes)
 
 
 def build(code: Code, where: CpuTarget, entry: str) -> Any:

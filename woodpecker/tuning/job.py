@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..errors import InputError, UnsupportedModelError
+from ..errors import InputError, TargetError, UnsupportedModelError
 from ..forest import Forest
 from ..frontend import to_forest
 from ..predicates import Canonical, canonicalise
 from ..runtime import candidates
 from ..runtime.files import check_path
-from ..targets import CpuTarget, import_tvm, resolve
+from ..targets import CpuTarget, import_tvm, resolve_levels
 from . import logs, rows, store
 from .search import Search
 from .shape import digest, target_key
@@ -82,7 +82,13 @@ def new_job(
     tvm = import_tvm()
     from ..relay_ops.plan import make_plan
 
-    where = resolve(target)
+    where, *others = resolve_levels(target)
+    if others:
+        names = ", ".join(level.name for level in (where, *others))
+        raise TargetError(
+            f"target means {1 + len(others)} CPU levels ({names}), and a tuning job is for one: run a job for each; "
+            "compile looks for a record of each level"
+        )
     forest = to_forest(model, missing=missing, iteration_range=iteration_range)
     if forest.n_trees == 0:
         raise UnsupportedModelError("the model has no trees: there is nothing to tune")

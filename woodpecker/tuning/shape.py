@@ -19,8 +19,8 @@ from ..targets import CpuTarget
 NEAR = 3.0
 """Shape classes further apart than this, in doublings of all sizes together, say nothing about each other."""
 
-FEATURES = ("avx2", "avx512f", "avx512bw", "avx512vbmi", "gfni")
-"""CPU features that decide on code: the width of vectors, and the leaf stages of bitslice."""
+FEATURES = ("avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vbmi", "gfni")
+"""CPU features that decide on code: the width of vectors, and the stages of bitslice and scan."""
 
 
 @dataclass(frozen=True)

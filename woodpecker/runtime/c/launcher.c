@@ -1,12 +1,13 @@
 /* Linked into every artifact: the model blob, and a thread pool that runs compiled entries over shares of rows.
  *
  * For each entry E of the calling convention  E(X, out, scratch, model, row_begin, row_end)  it exports
- * E_parallel(X, out, scratch, model, row_begin, row_end, num_tasks), where scratch holds num_tasks scratches of
- * WP_SCRATCH_BYTES each. Rows are shared out in whole row blocks, one share a task; every row is computed by one
- * task alone, so results do not depend on num_tasks.
+ * E_parallel(X, out, scratch, model, row_begin, row_end, num_tasks), where scratch holds num_tasks scratches. Rows are
+ * shared out in whole row blocks, one share a task; every row is computed by one task alone, so results do not depend
+ * on num_tasks.
  *
- * Macros: WP_PREFIX, the model's unique prefix; WP_BLOB, the blob's file name; WP_ENTRIES(M), M(name) for each entry;
- * WP_ROW_BLOCK and WP_SCRATCH_BYTES.
+ * Macros: WP_PREFIX, the model's unique prefix; WP_BLOB, the blob's file name; WP_KERNELS(M),
+ * M(name, suffix, rows of a block, bytes of a scratch) for each entry of each CPU level, whose suffix is empty where
+ * there is one level only. This file itself runs on every CPU of the architecture.
  *
  * The pool starts on the first parallel call. Workers spin for a moment before they sleep, so that calls in a row
  * cost a few microseconds. It is safe after fork: the child starts with no workers. While one call uses the pool,
@@ -51,6 +52,7 @@ typedef struct {
 } DLTensor;
 enum { kInt = 1, kDLTensorPtr = 7, kTensor = 70, kObjectHeaderBytes = 24 };
 typedef int (*Entry)(void*, const Any*, int32_t, Any*);
+typedef struct { Entry entry; int64_t row_block, scratch_bytes; } Kernel;
 
 enum { kMaxWorkers = 255, kSpins = 2000 };
 
@@ -63,7 +65,7 @@ static struct {
   _Atomic uint32_t ticket;       /* tasks << 16 | next task, in one word: a late worker can't mix two jobs */
   _Atomic int pending, failed;
   int tasks;
-  Entry entry;
+  const Kernel* kernel;
   const Any* args;
   const DLTensor* scratch;
 } pool = {.busy = PTHREAD_MUTEX_INITIALIZER, .mutex = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
@@ -76,20 +78,20 @@ static inline void relax(void) {
 #endif
 }
 
-static int run_task(Entry entry, const Any* args, const DLTensor* scratch, int task, int tasks) {
+static int run_task(const Kernel* kernel, const Any* args, const DLTensor* scratch, int task, int tasks) {
   int64_t begin = args[4].v_int64, end = args[5].v_int64;
-  int64_t blocks = (end - begin + WP_ROW_BLOCK - 1) / WP_ROW_BLOCK;
-  int64_t share = (blocks + tasks - 1) / tasks * WP_ROW_BLOCK;
+  int64_t blocks = (end - begin + kernel->row_block - 1) / kernel->row_block;
+  int64_t share = (blocks + tasks - 1) / tasks * kernel->row_block;
   int64_t first = begin + task * share;
   if (first >= end) return 0;
   DLTensor mine = *scratch;
-  mine.data = (char*)scratch->data + (int64_t)task * WP_SCRATCH_BYTES;
+  mine.data = (char*)scratch->data + (int64_t)task * kernel->scratch_bytes;
   Any own[6], result = {0};
   memcpy(own, args, sizeof own);
   own[2] = (Any){.type_index = kDLTensorPtr, .v_ptr = &mine};
   own[4].v_int64 = first;
   own[5].v_int64 = first + share < end ? first + share : end;
-  return entry(0, own, 6, &result);
+  return kernel->entry(0, own, 6, &result);
 }
 
 /* A task that nobody has taken yet, or -1. Its job can't end before the task is done, so its data stay valid. */
@@ -103,7 +105,7 @@ static int claim(void) {
 
 static void work(void) {
   for (int task; (task = claim()) >= 0;) {
-    if (run_task(pool.entry, pool.args, pool.scratch, task, pool.tasks)) atomic_store(&pool.failed, 1);
+    if (run_task(pool.kernel, pool.args, pool.scratch, task, pool.tasks)) atomic_store(&pool.failed, 1);
     atomic_fetch_sub(&pool.pending, 1);
   }
 }
@@ -150,21 +152,21 @@ static void grow(int workers) {
   pthread_attr_destroy(&attr);
 }
 
-static int parallel(Entry entry, const Any* args, int32_t num_args, Any* result) {
+static int parallel(const Kernel* kernel, const Any* args, int32_t num_args, Any* result) {
   if (num_args != 7 || (args[2].type_index != kDLTensorPtr && args[2].type_index != kTensor) ||
       args[4].type_index != kInt || args[5].type_index != kInt || args[6].type_index != kInt)
-    return entry(0, args, num_args, result); /* raises the error about its arguments */
+    return kernel->entry(0, args, num_args, result); /* raises the error about its arguments */
   const char* tensor = args[2].v_ptr;
   const DLTensor* scratch = (const DLTensor*)(tensor + (args[2].type_index == kTensor ? kObjectHeaderBytes : 0));
   int64_t wanted = args[6].v_int64;
   int tasks = wanted < 1 ? 1 : wanted > kMaxWorkers + 1 ? kMaxWorkers + 1 : (int)wanted;
   if (tasks == 1 || pthread_mutex_trylock(&pool.busy)) {
     int failed = 0;
-    for (int task = 0; task < tasks && !failed; task++) failed = run_task(entry, args, scratch, task, tasks);
+    for (int task = 0; task < tasks && !failed; task++) failed = run_task(kernel, args, scratch, task, tasks);
     return failed;
   }
   grow(tasks - 1);
-  pool.entry = entry;
+  pool.kernel = kernel;
   pool.args = args;
   pool.scratch = scratch;
   pool.tasks = tasks;
@@ -183,16 +185,17 @@ static int parallel(Entry entry, const Any* args, int32_t num_args, Any* result)
   int failed = atomic_load(&pool.failed);
   pthread_mutex_unlock(&pool.busy);
   /* An error belongs to the thread that met it: meet it here, so that the caller sees it. */
-  return failed ? entry(0, args, 6, result) : 0;
+  return failed ? kernel->entry(0, args, 6, result) : 0;
 }
 
-#define DEFINE(name)                                                                                             \
-  extern int SYMBOL(name)(void*, const Any*, int32_t, Any*);                                                     \
-  EXPORT int SYMBOL(CAT(name, _parallel))(void* self, const Any* args, int32_t num_args, Any* result) {          \
+#define DEFINE(name, suffix, row_block, scratch_bytes)                                                           \
+  extern int SYMBOL(CAT(name, suffix))(void*, const Any*, int32_t, Any*);                                        \
+  EXPORT int SYMBOL(CAT(name, CAT(_parallel, suffix)))(void* self, const Any* args, int32_t n, Any* result) {    \
+    static const Kernel kernel = {SYMBOL(CAT(name, suffix)), row_block, scratch_bytes};                          \
     (void)self;                                                                                                  \
-    return parallel(SYMBOL(name), args, num_args, result);                                                       \
+    return parallel(&kernel, args, n, result);                                                                   \
   }
-WP_ENTRIES(DEFINE)
+WP_KERNELS(DEFINE)
 
 /* () -> the address of the model blob. */
 EXPORT int SYMBOL(model)(void* self, const Any* args, int32_t num_args, Any* result) {

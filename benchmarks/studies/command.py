@@ -1,0 +1,189 @@
+"""The studies on the command line: python -m benchmarks regret | latency | threads | scaling | routing | plot."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from woodpecker.runtime.threads import available_cpus
+
+from .. import machine
+from ..contestants import resolve
+from ..report import machine_lines
+from ..run import say
+from ..shapes import QUICK, SHAPES, Shape
+from . import forests, latency, regret, routing, scaling, threads
+from .runner import Cell, Measure, Settings, failures, in_worker, run_study
+
+STUDIES: Mapping[str, str] = {
+    "regret": "auto beside every strategy, for the suite's models and 20 that it was not calibrated with",
+    "latency": "first predictions and calls of one row, beside the library and the peers",
+    "threads": "large batches on one thread and on more",
+    "scaling": "time, memory, size and compile time over trees, leaves, features and batch",
+    "routing": "rows that split evenly everywhere, and rows that nearly all take one path",
+}
+REPORTS: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    "regret": regret.render,
+    "latency": latency.render,
+    "threads": threads.render,
+    "scaling": scaling.render,
+    "routing": routing.render,
+}
+BATCHES = {
+    "regret": regret.BATCHES,
+    "latency": (1,),
+    "threads": threads.BATCHES,
+    "scaling": scaling.BATCHES,
+    "routing": routing.BATCHES,
+}
+QUICK_SETTINGS = Settings(
+    batches=(1, 64),
+    rounds=2,
+    turn_seconds=0.002,
+    check_rows=256,
+    threshold_rows=64,
+    fresh_processes=1,
+    latency_calls=50,
+    strategies=("tree_traversal",),
+    points=1,
+    train_threads=1,
+)
+
+
+def add_parsers(commands: Any) -> None:
+    for name, help_text in STUDIES.items():
+        one = commands.add_parser(name, help=help_text)
+        one.add_argument("--output", type=Path, default=Path("build/benchmarks"), help="folder of models and results")
+        one.add_argument("--quick", action="store_true", help="tiny models, for CI: its times mean nothing")
+        one.add_argument("--fresh", action="store_true", help="drop what an earlier run measured; models are kept")
+        one.add_argument("--budget", type=float, default=3600.0, metavar="SECONDS", help="stop after about this (3600)")
+        one.add_argument("--rounds", type=int, help="interleaved rounds (9)")
+        one.add_argument("--date", action="store_true", help="write today's date into the results")
+        if name not in ("latency", "threads"):  # what these ask is time on the wall
+            one.add_argument("--clock", choices=("wall", "cpu"), help="cpu: CPU time instead, for a busy machine")
+        if name == "scaling":
+            known = ", ".join(scaling.AXES)
+            one.add_argument("--axis", action="append", metavar="NAME", help=f"only this ({known}); several times")
+        else:
+            one.add_argument("--shape", action="append", default=[], metavar="NAME", help="only this; several times")
+        if name == "regret":
+            one.add_argument("--forest", action="append", default=[], metavar="N", help="only this of the 20; or all")
+        if name == "threads":
+            one.add_argument("--most", type=int, metavar="THREADS", help="up to so many threads (the usable CPUs)")
+        if name == "latency":
+            one.add_argument("--contestant", action="append", metavar="NAME", help="only these; or package.module:NAME")
+        else:
+            one.add_argument(
+                "--batch", action="append", type=int, metavar="ROWS", help="only this batch; several times"
+            )
+
+
+def main(given: argparse.Namespace) -> int:
+    """Run a study, write its results, print its report. The exit codes of `benchmarks.__main__.main`.
+
+    Raises:
+        LookupError: a name is unknown. ValueError: a number is out of range. StateMismatch: see `run_study`.
+    """
+    name = given.command
+    settings = _settings(given)
+    cells, measure = _plan(given, settings)
+    output = given.output / "quick" if given.quick else given.output
+    if given.fresh:
+        (output / f"{name}.jsonl").unlink(missing_ok=True)
+    # Ended by a signal, it ends its workers first, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        results = run_study(name, cells, settings, output, budget=given.budget, say=say, measure=measure)
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on from here")
+        return 130
+    if given.date:
+        results["date"] = machine.today()
+    text = render(results)
+    path = output / f"{name}-{machine.slug(results['machine'])}.json"
+    write(path, json.dumps(results, indent=1) + "\n")
+    write(path.with_suffix(".md"), text + "\n")
+    print(text)
+    say(f"results: {path}")
+    found = failures(results)
+    for failure in found:
+        say(f"FAILED: {failure}")
+    return 1 if found else 0
+
+
+def write(path: Path, content: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f"partial-{path.name}")
+    partial.write_text(content)
+    os.replace(partial, path)
+
+
+def render(results: Mapping[str, Any]) -> str:
+    """The report of a study.
+
+    Args:
+        results: As `benchmarks.studies.runner.run_study` returns them.
+    """
+    name = results["study"]
+    lines = [f"# {name.capitalize()}: {STUDIES[name]}", "", *machine_lines(results["machine"])]
+    lines += [f"Commit {results['commit'] or 'unknown'}.", ""]
+    if results["settings"]["clock"] == "cpu":
+        lines += ["Times are CPU time, not time on the wall: the machine was in use by others.", ""]
+    if not results["complete"]:
+        lines += ["**Incomplete: not every cell was measured.**", ""]
+    if results["woodpecker_changed_meanwhile"]:
+        lines += ["**woodpecker's sources changed during the run: its figures belong to no single version.**", ""]
+    return "\n".join([*lines, *REPORTS[name](results)]).rstrip()
+
+
+def _settings(given: argparse.Namespace) -> Settings:
+    batches = tuple(sorted(set(getattr(given, "batch", None) or ())))
+    if any(batch < 1 for batch in batches):
+        raise ValueError(f"--batch {batches[0]}: it must be 1 or more")
+    if given.rounds is not None and given.rounds < 1:
+        raise ValueError(f"--rounds {given.rounds}: it must be 1 or more")
+    base = QUICK_SETTINGS if given.quick else dataclasses.replace(Settings(), batches=BATCHES[given.command])
+    asked = {"batches": batches or None, "rounds": given.rounds, "clock": getattr(given, "clock", None)}
+    return dataclasses.replace(base, **{k: v for k, v in asked.items() if v is not None})
+
+
+def _plan(given: argparse.Namespace, settings: Settings) -> tuple[list[Cell], Measure]:
+    """The cells of a study, and what measures one."""
+    if given.command == "scaling":
+        axes = given.axis or (("trees",) if given.quick else tuple(scaling.AXES))
+        _known("axis", axes, scaling.AXES)
+        return scaling.cells(axes, settings), in_worker
+    if given.command == "routing":
+        made = routing.QUICK if given.quick else routing.SHAPES
+        _known("forest", given.shape, made)
+        return routing.cells({name: made[name] for name in given.shape or made}), in_worker
+    suite: Sequence[Shape] = QUICK[-1:] if given.quick else SHAPES
+    if given.command == "regret":
+        held = forests.quick() if given.quick else forests.held_out()
+        if given.quick and not given.shape and not given.forest:
+            suite = ()
+        return regret.cells(regret.selected(suite, held, given.shape, given.forest), settings), in_worker
+    by_name = {shape.name: shape for shape in suite}
+    _known("model", given.shape, by_name)
+    shapes = [by_name[name] for name in given.shape or by_name]
+    if given.command == "threads":
+        most = given.most or available_cpus()
+        if most < 1:
+            raise ValueError(f"--most {most}: it must be 1 or more")
+        return threads.cells(shapes, settings, most), in_worker
+    names = given.contestant or (latency.QUICK if given.quick else latency.CONTESTANTS)
+    contestants = {name: resolve(name) for name in dict.fromkeys(("library", *names))}
+    return latency.cells(shapes), functools.partial(latency.measure, contestants=contestants)
+
+
+def _known(what: str, names: Sequence[str], known: Mapping[str, Any]) -> None:
+    for name in names:
+        if name not in known:
+            raise LookupError(f"unknown {what} {name!r}; known: {', '.join(known)}")

@@ -1,0 +1,211 @@
+"""The predicate stage of `bitslice`: the masks of all distinct tests, for a row block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import tirx as TB
+
+from ..layout import Layout
+from ..relay_ops import bitslice
+from ..relay_ops.predicate import Expr
+from . import cpu_columns
+from .tir import Fill, Frame, const, register, scratch_view, vector_register
+
+WORDS = bitslice.ROWS // 64
+MAX_LEVELS, MIN_LEVELS = bitslice.RANKS.bit_length(), bitslice.MIN_RANKED.bit_length()
+
+
+def heaps(layout: Layout) -> Layout:
+    """The float32 bounds of each ranked piece as a search heap of as few levels as hold them: 1 is the root, 2 i and
+    2 i + 1 the children of i. What is left of the last level is infinity, which only NaN exceeds."""
+    rows, offset, bound = (layout.tables[name] for name in ("piece_row", "piece_bound", "bound32"))
+    ranked = np.diff(rows) > np.diff(offset)
+    if not ranked.any():
+        return Layout({}, {}, {}, frozenset())
+    heaps = np.full((int(ranked.sum()), 256), np.float32(np.inf))
+    levels = np.zeros(len(ranked), np.int32)
+    for heap, piece in zip(heaps, np.flatnonzero(ranked), strict=True):
+        own = bound[offset[piece] : offset[piece + 1]]
+        levels[piece] = len(own).bit_length()
+        padded = np.full(2 ** levels[piece] - 1, np.float32(np.inf))
+        padded[: len(own)] = own
+        for level in range(levels[piece]):
+            step = 2 ** (levels[piece] - 1 - level)
+            heap[2**level : 2 ** (level + 1)] = padded[step - 1 :: 2 * step]
+    number = np.where(ranked, np.cumsum(ranked) - 1, -1).astype(np.int32)
+    tables = {"heap": heaps.reshape(-1), "heap_number": number, "heap_levels": levels}
+    return Layout({}, tables, {}, frozenset({"heaps"}))
+
+
+def spare_rows(frame: Frame) -> Expr:
+    """Where in scratch the mask matrix ends: room for 16 more rows."""
+    return frame.extra + frame.scalar64("n_mask_rows") * const(WORDS * 8, "int64")
+
+
+def mask_row(number: Expr) -> Expr:
+    """The index of a row of the mask matrix."""
+    return tirx.Ramp(number * const(WORDS), const(1), WORDS)
+
+
+def masks(frame: Frame, fill: Fill) -> None:
+    """
+    M[ZEROS] = 0; M[ONES] = ~0
+    for a few columns at a time:
+        V = their values
+        for each of them, for each of its bounds q: M[q] = V[column] <= bound[q]
+    V = the ranks of the categorical columns
+    for each category set q:                        M[q] = the union of the masks of its ranks
+    """
+    tables = frame.tables
+    M = scratch_view(frame, "uint64", frame.extra)
+    for row, bits in ((bitslice.ZEROS, 0), (bitslice.ONES, 2**64 - 1)):
+        TB.buffer_store(M, tirx.Broadcast(tirx.const(bits, "uint64"), WORDS), [mask_row(const(row))])
+    first, n_numeric = frame.scalar("first_predicate"), frame.scalar("n_numeric")
+    searched = "heaps" in frame.signature.flags and frame.value_dtype == "float32"
+    with TB.serial(0, tirx.truncdiv(n_numeric + const(cpu_columns.TILE - 1), const(cpu_columns.TILE))) as some:
+        begin = register(some * const(cpu_columns.TILE))
+        end = register(tirx.min(begin + const(cpu_columns.TILE), n_numeric))
+        fill(begin, end, False)
+        with TB.serial(begin, end) as column:
+            bounds = tables["column_piece"]
+            # Within a loop that does not start at 0, TVM 0.27 starts one from a loaded number at the wrong place.
+            first_piece = register(bounds[column])
+            with TB.serial(0, bounds[column + const(1)] - first_piece) as at:
+                piece = register(first_piece + at)
+                row = register(first + tables["piece_row"][piece])
+                start = register(tables["piece_bound"][piece])
+                count = register(tables["piece_bound"][piece + const(1)] - start)
+                if searched:
+                    heap, levels = register(tables["heap_number"][piece]), register(tables["heap_levels"][piece])
+                    with TB.If(heap >= const(0)):
+                        with TB.Then():
+                            _rank_planes(frame, column - begin, heap, levels)
+                            _masks_of_ranks(frame, M, row, count, levels)
+                        with TB.Else():
+                            _compare(frame, M, column - begin, row, start, count)
+                else:
+                    _compare(frame, M, column - begin, row, start, count)
+    if "member" in tables:
+        fill(n_numeric, frame.scalar("n_columns"), True)
+        _category_masks(frame, M, first + tables["piece_row"][tables["column_piece"][n_numeric]])
+
+
+def _compare(frame: Frame, M: Any, column: Expr, row: Expr, begin: Expr, count: Expr) -> None:
+    """One by one: 64 rows a comparison."""
+    place = register(frame.place(column, const(0), const(0)))
+    with TB.serial(0, count) as i:
+        bound = tirx.Broadcast(register(frame.tables["bound"][begin + i]), 64)
+        for g in range(WORDS):
+            values = frame.V[tirx.Ramp(place + const(64 * g, "int64"), const(1, "int64"), 64)]
+            word = tirx.call_intrin("uint64", "tirx.reinterpret", values <= bound)
+            TB.buffer_store(M, word, [(row + i) * const(WORDS) + const(g)])
+
+
+def _rank_planes(frame: Frame, column: Expr, heap: Expr, levels: Expr) -> None:
+    """The ranks of a column within a piece as bit planes, the highest bit first, in the spare rows.
+
+    i = 1                                               # 16 rows at once, the heap in 16 registers
+    repeat `levels` times:  c = not (V <= heap[i]);  next plane = c;  i = 2 i + c
+    """
+    planes = scratch_view(frame, "uint16", spare_rows(frame))
+    table = [
+        vector_register(frame.tables["heap"][tirx.Ramp(heap * const(256) + const(16 * i), const(1), 16)])
+        for i in range(16)
+    ]
+
+    def pair(low: int, at: Expr) -> Expr:
+        name = "llvm.x86.avx512.vpermi2var.ps.512"
+        return tirx.call_llvm_pure_intrin("float32x16", name, table[low], at, table[low + 1])
+
+    def one(which: int, at: Expr) -> Expr:
+        return tirx.call_llvm_pure_intrin("float32x16", "llvm.x86.avx512.permvar.sf.512", table[which], at)
+
+    with TB.serial(0, bitslice.ROWS // 16) as g:
+        place = frame.place(column, const(0), g * const(16))
+        x = vector_register(frame.V[tirx.Ramp(place, const(1, "int64"), 16)])
+        left: list[Expr] = []
+
+        def search(level: int, at: Expr) -> None:
+            if level < 4:
+                bound = one(0, at)
+            elif level == 4:
+                bound = one(1, at)
+            elif level == 5:
+                bound = pair(2, at)
+            elif level == 6:
+                bound = tirx.Select(left[0], pair(4, at), pair(6, at))
+            else:
+                lower = tirx.Select(left[1], pair(8, at), pair(10, at))
+                upper = tirx.Select(left[1], pair(12, at), pair(14, at))
+                bound = tirx.Select(left[0], lower, upper)
+            left.append(x <= vector_register(bound))
+            word = tirx.call_intrin("uint16", "tirx.reinterpret", left[level])
+            TB.buffer_store(planes, word ^ const(65535, "uint16"), [const(level * (bitslice.ROWS // 16)) + g])
+            if level == MAX_LEVELS - 1:
+                return
+            zeros, ones = (tirx.Broadcast(const(v), 16) for v in (0, 1))
+            below = vector_register(at + at + tirx.Select(left[level], zeros, ones))
+            if level + 1 < MIN_LEVELS:
+                search(level + 1, below)
+            else:
+                with TB.If(levels > const(level + 1)), TB.Then():
+                    search(level + 1, below)
+
+        search(0, vector_register(tirx.Broadcast(const(1), 16)))
+
+
+def _masks_of_ranks(frame: Frame, M: Any, row: Expr, count: Expr, levels: Expr) -> None:
+    """All masks L[k], "rank <= k", of a piece of ``count`` bounds from the bit planes of the rank, an operation each.
+
+    k = (2 j + 1) * s - 1 is decided by the bit of weight s where the higher bits have not:
+        L[k] = L[k + s] & (L[k - s] | ~bit)
+    L[count] stands for every k from there on: "some bit is 0", which leaves out NaN. Where the tree is full, so are the
+    bits of a value beyond the last bound; the operation is right all the same.
+    """
+    planes = scratch_view(frame, "uint64", spare_rows(frame))
+    ones = tirx.Broadcast(tirx.const(2**64 - 1, "uint64"), WORDS)
+    every = tirx.Ramp(const(0), const(1), WORDS)
+    common = TB.alloc_buffer((WORDS,), "uint64", scope="global")
+    TB.buffer_store(common, ones, [every])
+    with TB.serial(0, levels) as level:
+        TB.buffer_store(common, common[every] & planes[mask_row(level)], [every])
+    TB.buffer_store(M, common[every] ^ ones, [mask_row(row + count)])
+    with TB.serial(0, levels) as level:
+        step = register(const(1) << (levels - const(1) - level))
+        clear = vector_register(planes[mask_row(level)] ^ ones)
+
+        def above(k: Expr, step: Expr = step) -> Expr:
+            return M[mask_row(row + tirx.min(k + step, count))]
+
+        first = step - const(1)
+        TB.buffer_store(M, above(first) & clear, [mask_row(row + first)])
+        with TB.serial(1, (count + step) >> (levels - level)) as j:
+            k = register((j * const(2) + const(1)) * step - const(1))
+            TB.buffer_store(M, above(k) & (M[mask_row(row + k - step)] | clear), [mask_row(row + k)])
+
+
+def _category_masks(frame: Frame, M: Any, first: Expr) -> None:
+    """
+    for each rank i that is in a set:       M[first_rank + i] = V[column] == rank
+    for each category set s:                M[first + s] = the union of its members, or its complement
+    """
+    tables = frame.tables
+    whole = "int32" if frame.value_dtype == "float32" else "int64"
+    first_rank, first_set = frame.scalar("first_rank"), register(first)
+    with TB.serial(0, frame.scalar("n_ranks")) as i:
+        column = register(tables["rank_column"][i] - frame.scalar("n_numeric"))
+        number = tirx.Broadcast(register(tirx.Cast(whole, tables["rank_number"][i])), 64)
+        for g in range(WORDS):
+            values = frame.V[tirx.Ramp(frame.place(column, const(0), const(64 * g)), const(1, "int64"), 64)]
+            word = tirx.call_intrin("uint64", "tirx.reinterpret", tirx.reinterpret(f"{whole}x64", values) == number)
+            TB.buffer_store(M, word, [(first_rank + i) * const(WORDS) + const(g)])
+    every = tirx.Ramp(const(0), const(1), WORDS)
+    union = TB.alloc_buffer((WORDS,), "uint64", scope="global")
+    with TB.serial(0, frame.scalar("n_sets")) as s:
+        TB.buffer_store(union, tirx.Broadcast(const(0, "uint64"), WORDS), [every])
+        with TB.serial(tables["member_offset"][s], tables["member_offset"][s + const(1)]) as m:
+            TB.buffer_store(union, union[every] | M[mask_row(first_rank + tables["member"][m])], [every])
+        TB.buffer_store(M, union[every] ^ tirx.Broadcast(tables["set_flip"][s], WORDS), [mask_row(first_set + s)])
