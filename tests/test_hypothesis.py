@@ -82,12 +82,15 @@ def test_profiles_share_their_code(profile):
 
     signatures: set = set()
     run()
-    assert len(signatures) == len(NAMES), {s.strategy for s in signatures}
-    flags = next(iter(signatures)).flags - {"leaf_in_node"}
+    # bitslice has code of its own for forests whose trees are all shallow enough to be padded.
+    kinds = sorted((s.strategy, "perfect" in s.flags) for s in signatures)
+    assert [k for k in kinds if k != ("bitslice", True)] == sorted((name, False) for name in NAMES)
+    assert len(kinds) == len(set(kinds))
     p = PROFILES[profile]
     wanted = {"sentinel": p.sentinel, "zero_missing": p.zero_rule, "categories": p.rule, "vector": p.width > 1}
     wanted |= {"linear": p.linear, "divide": p.divides, "one_output": p.outputs == p.width == 1}
-    assert flags == {k for k, v in wanted.items() if v}
+    for signature in signatures:
+        assert signature.flags - {"leaf_in_node", "perfect"} == {k for k, v in wanted.items() if v}
 
 
 def test_forests_reach_what_they_should():

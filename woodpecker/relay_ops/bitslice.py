@@ -35,7 +35,7 @@ from .perfect_tree_traversal import heap
 from .predicate import columns_ns
 
 NAME = "bitslice"
-OPTIONS = {"min_rows": Option(0, 0, 512, "fewest rows it serves, a walk serves fewer; 1: all; 0: by estimated cost")}
+OPTIONS = {"min_rows": Option(0, 0, 512, "fewest rows it serves, scan or a walk serves fewer; 1: all; 0: by estimated cost")}
 TABLE_OPTIONS: tuple[str, ...] = ()
 
 ROWS = 512
