@@ -79,7 +79,7 @@ def tune(
     call goes on where it was. One thread is measured.
 
     Args:
-        model, target, missing, iteration_range: See `woodpecker.compile`.
+        model, target, missing, iteration_range: See `woodpecker.compile`; but one target only.
         trials: How many candidates to measure.
         data: Rows such as will be predicted, of any kind that ``predict`` takes; float32 or float64 decides which
             entry is tuned. None: float32 rows drawn along root-to-leaf paths, by the training cover where there is one.
@@ -95,8 +95,9 @@ def tune(
 
     Raises:
         InputError: an argument is wrong, or another job is running in the work folder. TargetError: the target is
-            unknown, can't be measured here, or a measuring process does not start. MissingExtraError: TVM, or what its
-            RPC needs, is not installed. And what `woodpecker.compile` raises for the model.
+            unknown, can't be measured here, or means several CPU levels; or a measuring process does not start.
+            MissingExtraError: TVM, or what its RPC needs, is not installed. And what `woodpecker.compile` raises for
+            the model.
     """
     into = log_folder(tuning_logs)
     if (tracker is None) != (device_key is None):
