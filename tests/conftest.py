@@ -7,6 +7,8 @@ import os
 # One thread per test process: with several processes the libraries' OpenMP pools would spin against each other. Set
 # before any of them is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Records that whoever runs the tests has in their home must not change what is compiled.
+os.environ["WOODPECKER_TUNING_LOGS"] = os.devnull
 
 import pytest
 from hypothesis import HealthCheck, settings

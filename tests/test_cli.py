@@ -24,7 +24,7 @@ class TestHelp:
     def test_every_command_has_examples_and_exit_codes(self, cli):
         code, out, _ = cli("--help")
         assert code == 0
-        for name in ("compile", "predict", "inspect", "verify", "bench"):
+        for name in ("compile", "predict", "inspect", "verify", "bench", "tune", "measure"):
             assert name in out
             code, text, _ = cli(name, "--help")
             assert code == 0

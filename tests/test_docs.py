@@ -17,10 +17,14 @@ import pytest
 import woodpecker as wp
 from woodpecker.errors import WoodpeckerError
 from woodpecker.manifest import ENTRIES
+from woodpecker.predicates import canonicalise
 from woodpecker.relay_ops import bitslice, gemm, link, perfect_tree_traversal, scan
 from woodpecker.relay_ops.plan import STRATEGIES
 from woodpecker.runtime import format as fmt
 from woodpecker.runtime import machine, threads
+from woodpecker.tuning import logs
+from woodpecker.tuning.job import BATCHES
+from woodpecker.tuning.records import Record
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -138,6 +142,24 @@ def test_strategies_lists_every_option_and_limit():
     assert f"more than {2**bitslice.MAX_BITS:,} leaves; more than {bitslice.MAX_ROWS // 2:,} distinct tests" in text
     tables = f"leaf tables, or ranks of a row block, of more than {scan.MAX_BYTES >> 20} MiB"
     assert f"a tree of more than {2**scan.MAX_BITS:,} leaves; {tables}" in text
+
+
+def test_tuning_lists_every_option_that_is_tried():
+    canonical = canonicalise(wp.Forest.from_nested([{"value": 1.0}], 1))
+    rows = []
+    for name, module in STRATEGIES.items():
+        space = module.space(canonical) if hasattr(module, "space") else {}
+        assert set(space) <= set(module.OPTIONS)
+        tried = ", ".join(f"`{key}`" for key in module.OPTIONS if key in space)
+        rows.append(f"| `{name}` | {tried or 'its defaults'} |")
+    found = re.findall(r"^\| `\w+` \| (?:`.*`|its defaults) \|$", text_of("docs/tuning.md"), re.MULTILINE)
+    assert found == rows
+    text = " ".join(text_of("docs/tuning.md").split())
+    assert ", ".join(f"{n:,}" for n in BATCHES[:-1]) + f" and {BATCHES[-1]:,} rows" in text
+    fields = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`\w+`.*?) \|", text_of("docs/tuning.md"), re.MULTILINE)))
+    assert {"format", *Record.__dataclass_fields__} <= set(fields)
+    assert logs.VARIABLE in text
+    assert logs.VARIABLE in text_of("docs/api.md")
 
 
 def test_exactness_lists_every_link():

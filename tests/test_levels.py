@@ -258,7 +258,7 @@ class TestInspect:
     def test_levels(self, small):
         levels = small[0].inspect()["levels"]
         assert [level["target"]["cpu"] for level in levels] == [V2, V3, V4]
-        assert set(levels[0]) == {"target", "plan", "ns_per_row", "in_use"}
+        assert set(levels[0]) == {"target", "plan", "tuning", "ns_per_row", "in_use"}
         assert levels[0]["plan"] == small[0].inspect()["plan"]
 
     def test_the_manifest_in_a_level(self, small):
@@ -273,6 +273,7 @@ class TestFormat1:
         assert Path(path).read_bytes()[read_header(path).start + 16] == 1 == FORMAT - 1
         loaded = wp.load(path, num_threads=2, verify=True)
         assert used(loaded) == [V2] and loaded.strategy == "perfect_tree_traversal"
+        assert loaded.inspect()["tuning"] is None
         for dtype in ("float32", "float64"):
             assert_agrees(loaded, forest, rows(forest, 1100, 1, dtype))
         X = rows(forest, 100, 2, "float32")

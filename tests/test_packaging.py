@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import os
 import re
 import subprocess
 import sys
@@ -36,13 +37,19 @@ NAMED = [
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """(names in the wheel, its metadata, names in the sdist)."""
+def dist(tmp_path_factory):
+    """A folder with the wheel and the sdist."""
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "hatchling", "build", "--directory", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(dist):
+    """(names in the wheel, its metadata, names in the sdist)."""
+    (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
@@ -61,8 +68,22 @@ def package_files() -> set[str]:
 def test_the_wheel_holds_the_package_and_nothing_else(built):
     names, _, _ = built
     inside = {name for name in names if ".dist-info/" not in name}
-    assert inside == package_files()
-    assert {"woodpecker/py.typed", "woodpecker/runtime/c/launcher.c"} <= inside
+    logs = (p for p in (ROOT / "tuning_logs").rglob("*") if p.suffix in (".md", ".jsonl"))
+    assert inside == package_files() | {f"woodpecker/{p.relative_to(ROOT).as_posix()}" for p in logs}
+    assert {"woodpecker/tuning_logs/README.md", "woodpecker/py.typed", "woodpecker/runtime/c/launcher.c"} <= inside
+
+
+def test_shipped_tuning_records_are_found_in_the_wheel_and_in_a_checkout(dist, tmp_path):
+    (wheel,) = dist.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    code = "from woodpecker.tuning import logs; print(logs.shipped())"
+    for home, folder in ((tmp_path, tmp_path / "woodpecker" / "tuning_logs"), (ROOT, ROOT / "tuning_logs")):
+        environment = {**os.environ, "PYTHONPATH": str(home)}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=home, env=environment)
+        assert Path(done.stdout.strip()) == folder
+        assert (folder / "README.md").is_file()
 
 
 def test_the_sdist_holds_what_a_packager_needs(built):

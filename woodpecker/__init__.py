@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .frontend import SupportsForest, register_frontend
     from .frontend import to_forest as from_model
     from .runtime import CompiledModel, Predictor, load
+    from .tuning.offline import TuningRecords, tune
 
 _HOME = {
     "CompiledModel": ".runtime",
@@ -35,6 +36,8 @@ _HOME = {
     "register_frontend": ".frontend",
     "Predictor": ".runtime",
     "load": ".runtime",
+    "tune": ".tuning.offline",
+    "TuningRecords": ".tuning.offline",
 }
 
 _ALIASES = {"from_model": "to_forest"}
@@ -45,12 +48,14 @@ __all__ = [
     "Method",
     "Predictor",
     "SupportsForest",
+    "TuningRecords",
     "__version__",
     "compile",
     "errors",
     "from_model",
     "load",
     "register_frontend",
+    "tune",
 ]
 
 

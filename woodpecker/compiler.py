@@ -28,6 +28,7 @@ def compile(
     num_threads: int | None = None,
     missing: float = math.nan,
     iteration_range: tuple[int, int] | None = None,
+    tuning_logs: Any = None,
     **strategy_options: int,
 ) -> Predictor:
     """Compile a trained tree ensemble.
@@ -46,6 +47,8 @@ def compile(
         num_threads: Threads per call; None: by the amount of work, up to the CPUs available.
         missing: XGBoost boosters: the value that counts as missing, beside NaN.
         iteration_range: XGBoost and LightGBM: compile the trees of these boosting rounds only, [begin, end).
+        tuning_logs: Folders or files of tuning records that "auto" looks into, before the shipped ones; None: the
+            user's own folder, see `woodpecker.tuning.logs`; an empty list: no records, not even the shipped ones.
         **strategy_options: Options of the strategy; an unknown one is an error that lists the known ones.
 
     Returns:
@@ -72,7 +75,7 @@ def compile(
     forest = _with_post_transform(_with_precision(forest, precision), post_transform)
 
     canonical = canonicalise(forest)
-    levels, directories = make_levels(canonical, targets, strategy, strategy_options)
+    levels, directories = make_levels(canonical, targets, strategy, strategy_options, tuning_logs)
     links = link_stages(forest)
 
     manifest = build_manifest(canonical, levels, "", tvm.__version__)

@@ -6,7 +6,7 @@ levels              the CPU levels, a later one preferred; each has
     target              platform, CPU and the features that it needs
     suffix              what the names of its entries end in
     row_block, scratch_bytes, ns_per_row
-    plan                for people
+    plan, tuning        for people
 entries, links      the compiled functions
 acc_dtype, n_outputs, n_trees
 input               `woodpecker.runtime.rows.InputSpec`
@@ -115,6 +115,7 @@ def _level(canonical: Canonical, level: Level) -> dict[str, Any]:
         "scratch_bytes": level.scratch_bytes,
         "ns_per_row": round(STRATEGIES[level.plan[-1].strategy].cost(canonical, TYPICAL_ROWS), 1),
         "plan": [step.manifest() for step in level.plan],
+        "tuning": level.tuning,
     }
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``woodpecker compile | predict | inspect | verify | bench``.
+"""The command line: ``woodpecker compile | predict | inspect | verify | bench | tune | measure | device``.
 
 Each command is a module of its own, `app` joins them, and `common` holds what they share. Nothing heavy is imported
 before a command needs it.
@@ -22,6 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import rich  # noqa: F401
         import typer  # noqa: F401
     except ImportError as error:
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        if given[:1] == ["measure"]:  # runs on devices that have the runtime alone
+            from ..runtime.candidates import main as measure
+
+            return measure(given[1:])
         # Also with --help: without the parser there is nothing else to say.
         sys.stderr.write(
             f"error: the command line needs {error.name}, which is not installed: pip install 'woodpecker[cli]'\n"

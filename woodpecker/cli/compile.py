@@ -42,6 +42,10 @@ def main(
     iteration_range: Annotated[
         str | None, typer.Option(metavar="START:STOP", help="Compile these boosting rounds only.")
     ] = None,
+    tuning_logs: Annotated[
+        list[Path] | None,
+        typer.Option(help="Tuning records to look into, instead of the user's; may be repeated.", show_default=False),
+    ] = None,
 ) -> None:
     """Compile MODEL to a shared library.
 
@@ -77,6 +81,7 @@ def main(
             post_transform=post_transform,
             missing=missing,
             iteration_range=rounds,
+            tuning_logs=tuning_logs or None,
             **options,
         )
         predictor.save(output)

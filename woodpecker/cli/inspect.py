@@ -59,9 +59,10 @@ def _artifact(path: Path) -> dict[str, Any]:
         "acc_dtype": manifest["acc_dtype"],
         "stats": manifest["stats"],
         "plan": manifest["plan"],
+        "tuning": manifest["tuning"],
         "target": manifest["target"],
         "levels": [
-            {"target": each["target"], "plan": each["plan"], "in_use": number == level}
+            {"target": each["target"], "plan": each["plan"], "tuning": each["tuning"], "in_use": number == level}
             for number, each in enumerate(whole["levels"])
         ],
         "producer": manifest["producer"],
@@ -71,13 +72,16 @@ def _artifact(path: Path) -> dict[str, Any]:
 def _model(path: Path) -> dict[str, Any]:
     from ..frontend import to_forest
     from ..predicates import canonicalise
-    from ..targets import import_tvm
+    from ..targets import import_tvm, resolve
 
     forest = to_forest(path)
     canonical = canonicalise(forest)
-    import_tvm()
+    tvm = import_tvm()
     from ..manifest import statistics
     from ..relay_ops.plan import make_plan
+    from ..tuning.lookup import tuned_plan
+
+    by_record, tuning = tuned_plan(canonical, resolve("llvm"), None, tvm.__version__)
 
     return {
         "kind": "model",
@@ -90,7 +94,8 @@ def _model(path: Path) -> dict[str, Any]:
         "methods": ["predict_raw", "apply", *forest.methods],
         "acc_dtype": str(forest.values.dtype),
         "stats": statistics(canonical),
-        "plan": [step.manifest() for step in make_plan(canonical, "auto", {})],
+        "plan": [step.manifest() for step in by_record or make_plan(canonical, "auto", {})],
+        "tuning": tuning,
     }
 
 
@@ -113,6 +118,10 @@ def _show(path: Path, facts: Mapping[str, Any]) -> None:
         rows[f"strategy{start}"] = f"{step['strategy']}{f' ({options})' if options else ''}: {step['reason']}"
         for name, cost in step["considered"].items():
             rows[f"  {name}"] = f"{cost:,.0f} ns/row estimated" if isinstance(cost, (int, float)) else str(cost)
+    if tuning := facts.get("tuning"):
+        from ..tuning.lookup import summary
+
+        rows["tuned"] = summary(tuning)
     levels = facts.get("levels", [])
     for number, level in enumerate(levels, 1):
         strategies = ", ".join(dict.fromkeys(step["strategy"] for step in level["plan"]))

@@ -9,6 +9,7 @@ A strategy is a module with the same few functions as its siblings:
     TABLE_OPTIONS                   the options that its tables depend on
     applicable(canonical, options)  None, or the reason why it cannot serve this forest; allocates nothing
     choose(canonical, options)      the options with those that were left to the forest
+    space(canonical)                option -> the values that tuning tries; may be absent: the defaults alone are tried
     cost(canonical, rows)           estimated ns per row, for `auto`
     prepare(canonical, options)     numbers: a `Layout` of numpy tables
     positions(canonical, layout)    which leaf of the IR each leaf position of the tables is

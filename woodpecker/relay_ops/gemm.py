@@ -52,6 +52,10 @@ def choose(canonical: Canonical, options: Mapping[str, int]) -> dict[str, int]:
     return {**options}
 
 
+def space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
+    return {"lanes": (16, 32, 64)}
+
+
 def cost(canonical: Canonical, rows: int) -> float:
     """Estimated ns per row: a vector operation per entry of the path matrices, for 64 rows at once."""
     leaves = float(tree_leaves(canonical.forest).max(initial=1))

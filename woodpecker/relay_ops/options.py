@@ -67,6 +67,12 @@ def in_flight(options: Mapping[str, int], n_trees: int, tree_bytes: float) -> di
     return {**options, "trees": trees, "interleave": rows or max(1, walks // trees)}
 
 
+def walks_space(n_trees: int) -> dict[str, tuple[int, ...]]:
+    """option -> candidates of a walking strategy, for tuning."""
+    powers = tuple(2**i for i in range(6))
+    return {"interleave": powers, "trees": tuple(n for n in powers if n < 2 * max(n_trees, 1))}
+
+
 def resolve(strategy: str, known: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, int]:
     """All options of a strategy, checked.
 

@@ -22,7 +22,7 @@ from tvm import te, tirx
 from ..forest import LEAF
 from ..layout import Layout
 from ..predicates import Canonical
-from .options import IN_FLIGHT, in_flight, too_many_walks
+from .options import IN_FLIGHT, in_flight, too_many_walks, walks_space
 from .predicate import Bind, Expr, bound_at, columns_ns, goes_right, goes_right_any, record, unbound
 
 NAME = "perfect_tree_traversal"
@@ -49,6 +49,10 @@ def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
 def choose(canonical: Canonical, options: Mapping[str, int]) -> dict[str, int]:
     # The first levels of trees that are walked together share cache lines: the more, the better.
     return in_flight(options, canonical.forest.n_trees, 0.0)
+
+
+def space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
+    return walks_space(canonical.forest.n_trees)
 
 
 def cost(canonical: Canonical, rows: int) -> float:

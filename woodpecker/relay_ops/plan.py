@@ -8,7 +8,7 @@ trees at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -28,6 +28,8 @@ TOGETHER = {
 
 TYPICAL_ROWS = 1024
 """The batch that `auto` chooses for."""
+MAX_STEPS_OF_PLAN = 4
+"""Each step is code of its own in every entry."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,31 @@ def make_plan(canonical: Canonical, strategy: str, given: Mapping[str, Any]) -> 
     if strategy not in STRATEGIES:
         raise StrategyError(f"unknown strategy {strategy!r}; known: {', '.join((*STRATEGIES, 'auto', 'depth_rule'))}")
     return _with_few_rows(canonical, _step(canonical, strategy, given, "chosen by the user", {}), given)
+
+
+def plan_of(canonical: Canonical, steps: Sequence[Mapping[str, Any]], reason: str) -> tuple[Step, ...]:
+    """The plan with these steps, which a tuning record or a tuning job wrote down.
+
+    Args:
+        canonical: The forest.
+        steps: {"min_rows", "strategy", "options"} each; options that are absent or 0 are left to the forest.
+        reason: Why this plan was chosen, for people.
+
+    Raises:
+        StrategyError: it is no plan, or a strategy of it can't serve this forest.
+    """
+    plan: list[Step] = []
+    for step in steps:
+        name, options, least = step["strategy"], step["options"], step["min_rows"]
+        if not isinstance(name, str) or name not in STRATEGIES or not isinstance(options, Mapping):
+            raise StrategyError(f"a plan's step must name a strategy and its options, found {name!r}, {options!r}")
+        lowest = plan[-1].min_rows + 1 if plan else 0
+        if type(least) is not int or least < lowest or (not plan and least):
+            raise StrategyError(f"the min_rows of a plan's steps must ascend from 0, found {least!r}")
+        plan.append(replace(_step(canonical, name, options, reason, {}), min_rows=least))
+    if not 1 <= len(plan) <= MAX_STEPS_OF_PLAN:
+        raise StrategyError(f"a plan must have 1 to {MAX_STEPS_OF_PLAN} steps, found {len(plan)}")
+    return tuple(plan)
 
 
 def _step(

@@ -24,7 +24,7 @@ from ..forest import LEAF, node_depth, tree_of_node
 from ..layout import Layout
 from ..predicates import Canonical
 from . import aggregate
-from .options import IN_FLIGHT, MAX_TREES, Option, in_flight, too_many_walks
+from .options import IN_FLIGHT, MAX_TREES, Option, in_flight, too_many_walks, walks_space
 from .predicate import Bind, Expr, bound_at, columns_ns, goes_right, goes_right_any, record, unbound
 
 NAME = "tree_traversal"
@@ -43,6 +43,10 @@ def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
 def choose(canonical: Canonical, options: Mapping[str, int]) -> dict[str, int]:
     forest = canonical.forest
     return in_flight(options, forest.n_trees, 8.0 * forest.n_nodes / max(forest.n_trees, 1))
+
+
+def space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
+    return {"unroll": (1, 2, 3, 4, 6, 8), **walks_space(canonical.forest.n_trees)}
 
 
 def cost(canonical: Canonical, rows: int) -> float:

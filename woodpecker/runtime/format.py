@@ -18,7 +18,7 @@ without running anything.
 Raising the format version: readers accept FORMAT and FORMAT - 1. Change the layout here, raise FORMAT by one, teach
 `find` the difference, and keep an artifact of the old version under `tests/data` that a test still loads.
 
-Version 1 had one CPU level, whose fields were the manifest's own.
+Version 1 had one CPU level, whose fields were the manifest's own, and no tuning.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def find(data: mmap.mmap | bytes, path: str) -> Header:
     manifest = json.loads(text)
     if version == 1:
         level = {key: manifest.pop(key) for key in _LEVEL_OF_FORMAT_1}
-        manifest["levels"] = [{**level, "suffix": ""}]
+        manifest["levels"] = [{**level, "suffix": "", "tuning": None}]
     return Header(start, length, manifest, digest)
 
 

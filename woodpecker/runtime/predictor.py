@@ -93,8 +93,8 @@ class CompiledModel:
     def inspect(self) -> dict[str, Any]:
         """What is in the model, why it is compiled as it is, and for what: JSON values.
 
-        ``levels`` lists the CPU levels and says which one is in use; ``target``, ``plan`` and ``ns_per_row`` beside it
-        are that one's, or the last one's where this machine can run none.
+        ``levels`` lists the CPU levels and says which one is in use; ``target``, ``plan``, ``tuning`` and
+        ``ns_per_row`` beside it are that one's, or the last one's where this machine can run none.
         """
         hidden = {"input", "classes", "methods", "entries", "links", "level"}
         of_calls = {"prefix", "suffix", "scratch_bytes", "row_block"}

@@ -1,0 +1,38 @@
+"""``woodpecker measure``: time the candidates that ``woodpecker tune --build`` made, on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import command, progress
+
+
+@command
+def main(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What tune --build wrote.", show_default=False)],
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a candidate may take.")] = 60.0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+) -> None:
+    """Check and time the candidates in DIR on this machine, and keep what was measured in DIR.
+
+    Neither the compiler nor the model's library is needed: numpy and apache-tvm-ffi are enough. Interrupt it, and the
+    same command goes on where it was.
+
+    \b
+    Examples:
+      woodpecker measure candidates
+      woodpecker measure candidates --timeout 10
+    """
+    from ..runtime import candidates
+
+    count = len(candidates.read_list(folder)["candidates"])
+    done = len(candidates.read_trials(folder))
+    with progress("measuring", count - done) as advance:
+        trials = candidates.measure_all(folder, timeout=timeout, progress=lambda _: advance(1))
+    if not quiet:
+        failed = sum(trial["status"] != "ok" for trial in trials)
+        typer.echo(f"{folder}: {len(trials)} candidates measured, {failed} of them not to the end")
+        typer.echo(f"bring the folder home: woodpecker tune --import {folder}")

@@ -1,0 +1,262 @@
+"""``woodpecker measure DIR``, where the runtime is all there is: ``python -m woodpecker.runtime.candidates DIR``.
+
+DIR is what ``woodpecker tune --build DIR`` wrote: candidates as shared libraries, their models, rows, and the scores
+that these must have. Each candidate is checked and timed in a process of its own, so that a hang or a crash costs only
+that one; results go to DIR at once, and a second run goes on where the first one stopped. At the end the best ones are
+timed against the default in turn. ``woodpecker tune --import DIR`` makes a record of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm_ffi
+
+from ..errors import InputError, WoodpeckerError
+from . import machine, measure
+from .files import atomic_path, check_path
+from .format import aligned
+from .threads import available_cpus
+
+LIST, ROWS, WANTED, TRIALS, PAIRED = "candidates.json", "rows.npy", "wanted.npy", "trials.jsonl", "paired.json"
+FORMAT = 1
+FINALISTS = 5
+HOPEFUL = 1.05
+"""A trial with this share of the default's time may still be faster: each was measured in a moment of its own."""
+TOLERATED = 1.1
+ROUNDS, PAIRED_ROUNDS = 5, 15
+
+Trial = Mapping[str, Any]
+
+
+def read_list(folder: Path) -> dict[str, Any]:
+    """The candidates of a folder, and what they have in common.
+
+    Raises:
+        InputError: the folder holds none, or they are of another format.
+    """
+    path = check_path(folder) / LIST
+    if not path.is_file():
+        raise InputError(f"{folder} holds no candidates: woodpecker tune MODEL --build {folder} writes them")
+    try:
+        listed = json.loads(path.read_text())
+        version = listed["format"]
+        if version == FORMAT:
+            sizes = [*listed["batches"], listed["n_rows"], *(c["scratch_bytes"] for c in listed["candidates"])]
+            where = listed["resolved"]
+            names = [where["system"], where["machine"], where["cpu"], *where["features"]]
+            names += [listed["symbol"], *(c[name] for c in listed["candidates"] for name in ("code", "model"))]
+            whole = all(type(n) is int and n > 0 for n in sizes) and all(type(name) is str for name in names)
+            if not whole or max(listed["batches"]) > listed["n_rows"]:
+                raise ValueError("a size or a name is none")
+            places = {key(c["plan"]) for c in listed["candidates"]}
+            if key(listed["default"]) not in places:
+                raise ValueError("the default plan is not among the candidates")
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged: {error}") from None
+    if version != FORMAT:
+        raise InputError(f"{path} has format {version!r}; this woodpecker reads format {FORMAT}")
+    return dict(listed)
+
+
+def read_trials(folder: Path) -> list[dict[str, Any]]:
+    """The results so far; a line that was cut short is ignored."""
+    path = folder / TRIALS
+    trials = []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+        try:
+            trial = json.loads(line)
+        except ValueError:
+            continue
+        if _whole(trial):
+            trials.append(trial)
+    return trials
+
+
+def _whole(trial: Any) -> bool:
+    if not isinstance(trial, dict) or not isinstance(trial.get("plan"), list) or "status" not in trial:
+        return False
+    times = trial.get("ns")
+    return trial["status"] != "ok" or (
+        isinstance(times, dict) and all(isinstance(ns, (int, float)) and ns > 0 for ns in times.values())
+    )
+
+
+def succeeded(trials: Sequence[Trial]) -> list[Trial]:
+    """Those that were measured, unless the same plan was found to be wrong later."""
+    wrong = {key(t["plan"]) for t in trials if t["status"] == "wrong"}
+    return [t for t in trials if t["status"] == "ok" and key(t["plan"]) not in wrong]
+
+
+def append_line(path: Path, text: str) -> None:
+    """Add a line to a file in one write. A line that a killed process left half-written is closed first."""
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    try:
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        data = (b"\n" if torn else b"") + text.encode()
+        if os.write(descriptor, data) != len(data):
+            raise OSError(f"{path}: the line was cut short; is the disk full?")
+    finally:
+        os.close(descriptor)
+
+
+def key(plan: Any) -> str:
+    """Equal for equal plans."""
+    return json.dumps(list(plan), sort_keys=True)
+
+
+def score(trial: Trial, default: Trial) -> float:
+    """Geometric mean over the batch sizes of the time over the default's."""
+    return float(np.exp(np.mean([math.log(trial["ns"][b] / default["ns"][b]) for b in default["ns"]])))
+
+
+def _worst(trial: Trial, default: Trial) -> float:
+    return max(float(trial["ns"][b] / default["ns"][b]) for b in default["ns"])
+
+
+def faster(trials: Sequence[Trial], default: Any) -> list[Trial]:
+    """The trials that may be faster than the default plan, the best first; none where that was not measured."""
+    done = succeeded(trials)
+    base = next((t for t in done if key(t["plan"]) == key(default)), None)
+    if base is None:
+        return []
+    others = [t for t in done if t is not base and score(t, base) < HOPEFUL]
+    # One that is clearly slower at a batch size will not be chosen, however fast it is at the others.
+    return sorted(others, key=lambda t: (_worst(t, base) > TOLERATED, score(t, base)))
+
+
+def measure_all(
+    folder: Any, *, timeout: float = 60.0, progress: Callable[[Trial], None] | None = None
+) -> list[dict[str, Any]]:
+    """Measure the candidates of a folder that have no result yet, then the best ones against the default.
+
+    Args:
+        folder: What ``woodpecker tune --build`` wrote.
+        timeout: Seconds that a candidate may take.
+        progress: Called with each result.
+
+    Returns:
+        All results.
+
+    Raises:
+        InputError: the folder holds no candidates. ArtifactError: they are for another machine. OSError: a file can't
+        be read or written.
+    """
+    folder = check_path(folder)
+    listed = read_list(folder)
+    machine.check([listed["resolved"]], str(folder))
+    trials = read_trials(folder)
+    done = {key(t["plan"]) for t in trials}
+    for index, candidate in enumerate(listed["candidates"]):
+        if key(candidate["plan"]) in done:
+            continue
+        best: dict[str, float] = {}
+        for t in trials:
+            for b, ns in t["ns"].items() if t["status"] == "ok" else ():
+                best[b] = min(ns, best.get(b, math.inf))
+        result = _apart(folder, timeout, "one", [index], best)
+        trial = {"plan": candidate["plan"], **result}
+        append_line(folder / TRIALS, json.dumps(trial, sort_keys=True) + "\n")
+        trials.append(trial)
+        if progress is not None:
+            progress(trial)
+    _pair(folder, listed, trials, timeout)
+    return trials
+
+
+def _pair(folder: Path, listed: Mapping[str, Any], trials: Sequence[Trial], timeout: float) -> None:
+    """The paired run of the best candidates and the default; its samples go to the folder."""
+    places = {key(c["plan"]): i for i, c in enumerate(listed["candidates"])}
+    best = [places[key(t["plan"])] for t in faster(trials, listed["default"]) if key(t["plan"]) in places]
+    chosen = [places[key(listed["default"])], *best[:FINALISTS]]
+    times: list[Any] = []
+    while len(chosen) > 1:
+        result = _apart(folder, timeout * (len(chosen) + 1), "paired", chosen, {})
+        if result["status"] == "ok":
+            times = result["times"]
+            break
+        chosen = chosen[:-1]
+    plans = [listed["candidates"][i]["plan"] for i in chosen]
+    paired = {"plans": plans if times else [], "times": times, "cores": available_cpus()}
+    with atomic_path(folder / PAIRED) as staged:
+        staged.write_text(json.dumps(paired) + "\n")
+
+
+def _apart(
+    folder: Path, timeout: float, what: str, indices: Sequence[int], best: Mapping[str, float]
+) -> dict[str, Any]:
+    """The result of candidates in a process of their own."""
+    asked = json.dumps({"what": what, "indices": list(indices), "best": dict(best)})
+    command = [sys.executable, "-m", "woodpecker.runtime.candidates", str(folder.absolute()), asked]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, cwd=folder)
+    except subprocess.TimeoutExpired:
+        return {"status": "timeout", "message": "it took longer than the limit of time"}
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        return {"status": "crashed", "message": f"the process ended with code {done.returncode}: {said}"[:500]}
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def _answer(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """In the process of its own: check and time candidates."""
+    listed = read_list(folder)
+    X = np.load(folder / ROWS, allow_pickle=False)
+    wanted = np.load(folder / WANTED, allow_pickle=False)
+    batches, n = [int(b) for b in listed["batches"]], int(listed["n_rows"])
+    best = {int(b): float(ns) for b, ns in asked["best"].items()}
+    clocks = []
+    for index in asked["indices"]:
+        candidate = listed["candidates"][index]
+        module = tvm_ffi.load_module(str((folder / candidate["code"]).absolute()))
+        blob = np.fromfile(folder / candidate["model"], np.uint8)
+        out = aligned(wanted.nbytes).view(wanted.dtype).reshape(wanted.shape)
+        run = measure.bind(module[listed["symbol"]], X, out, candidate["scratch_bytes"], blob)
+        clock = measure.clock_of(run)
+        if asked["what"] == "one" and (slow := measure.too_slow(clock, n, batches, best)) is not None:
+            return {"status": "slow", "message": f"{measure.TOO_SLOW:.0f} times slower than the best", "ns": slow}
+        if wrong := measure.first_difference(measure.compute_of(run, out), wanted):
+            return {"status": "wrong", "message": wrong}
+        clocks.append(clock)
+    if asked["what"] == "one":
+        (times,) = measure.sample(clocks, n, batches, ROUNDS, best)
+        return {"status": "ok", "ns": measure.medians(times)}
+    paired = measure.sample(clocks, n, batches, PAIRED_ROUNDS)
+    return {"status": "ok", "times": [{str(b): samples for b, samples in t.items()} for t in paired]}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """DIR [QUESTION]; without a question, all candidates of DIR are measured. Returns the exit code."""
+    if len(arguments) == 2:
+        sys.stdout.write(json.dumps(_answer(Path(arguments[0]), json.loads(arguments[1]))) + "\n")
+        return 0
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        sys.stderr.write("usage: woodpecker measure DIR\n")
+        return 2
+    try:
+        trials = measure_all(Path(arguments[0]), progress=_say)
+    except (WoodpeckerError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"{len(trials)} candidates measured; bring {arguments[0]} home: woodpecker tune --import DIR\n")
+    return 0
+
+
+def _say(trial: Trial) -> None:
+    times = ", ".join(f"{ns:,.1f} ns/row at {int(b):,}" for b, ns in trial.get("ns", {}).items())
+    sys.stdout.write(f"{trial['plan'][-1]['strategy']}: {times or trial['status']}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

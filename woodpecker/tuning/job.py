@@ -1,0 +1,146 @@
+"""A tuning job before it runs: what is asked for, checked, and its work folder."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from ..errors import InputError, TargetError, UnsupportedModelError
+from ..forest import Forest
+from ..frontend import to_forest
+from ..predicates import Canonical, canonicalise
+from ..runtime import candidates
+from ..runtime.files import check_path
+from ..targets import CpuTarget, import_tvm, resolve_levels
+from . import logs, rows, store
+from .search import Search
+from .shape import digest, target_key
+
+BATCHES = (1, 16, 64, 256, 1024, 8192)
+N_ROWS, N_CHECK = 16384, 1024
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything about a job before it runs; see `tune` for the arguments."""
+
+    forest: Forest
+    canonical: Canonical
+    where: CpuTarget
+    search: Search
+    dtype: str
+    rows: str
+    n_rows: int
+    X: np.ndarray | None
+    folder: Path
+    settings: Mapping[str, Any]
+
+
+def log_folder(tuning_logs: Any) -> Path:
+    """The folder that records are added to.
+
+    Raises:
+        InputError: ``tuning_logs`` is something else.
+    """
+    given = logs.paths(tuning_logs)
+    if given is None:
+        return logs.user_folders()[0]
+    if len(given) != 1 or given[0].is_file():
+        raise InputError("tuning_logs must be one folder, which the record is added to")
+    return given[0]
+
+
+def new_job(
+    model: Any,
+    target: Any,
+    trials: int,
+    data: Any,
+    batches: Sequence[int],
+    seed: int,
+    work_dir: Any,
+    missing: float,
+    iteration_range: tuple[int, int] | None,
+    remote: bool = False,
+) -> Job:
+    """A checked job.
+
+    Raises:
+        InputError, TargetError, UnsupportedModelError, ...: see `tune`.
+    """
+    for name, value, least in (("trials", trials, 2), ("seed", seed, 0)):
+        if type(value) is not int or value < least:
+            raise InputError(f"{name} must be an integer of at least {least}, found {value!r}")
+    if not batches or any(type(b) is not int or not 1 <= b <= 2**20 for b in batches):
+        raise InputError(f"batches must be integers from 1 to {2**20:,}, found {batches!r}")
+    tvm = import_tvm()
+    from ..relay_ops.plan import make_plan
+
+    where, *others = resolve_levels(target)
+    if others:
+        names = ", ".join(level.name for level in (where, *others))
+        raise TargetError(
+            f"target means {1 + len(others)} CPU levels ({names}), and a tuning job is for one: run a job for each; "
+            "compile looks for a record of each level"
+        )
+    forest = to_forest(model, missing=missing, iteration_range=iteration_range)
+    if forest.n_trees == 0:
+        raise UnsupportedModelError("the model has no trees: there is nothing to tune")
+    canonical = canonicalise(forest)
+    n_rows = rows.rows_that_fit(max(N_ROWS, 2 * max(batches)), forest.n_features)
+    sizes = tuple(sorted({min(b, n_rows) for b in batches}))
+    X = None if data is None else rows.given(forest, data, n_rows, seed)
+    dtype = "float32" if X is None else str(X.dtype)
+    default = tuple(
+        {"min_rows": s.min_rows, "strategy": s.strategy, "options": dict(s.options)}
+        for s in make_plan(canonical, "auto", {})
+    )
+    from .space import space_of
+
+    what = Search(canonical, space_of(canonical), default, sizes, trials, seed)
+    key = target_key(where, 0 if remote else None)
+    settings: dict[str, Any] = {
+        "digest": digest(forest),
+        "target": key.name,
+        "resolved": asdict(where),
+        "batches": sizes,
+        "n_rows": n_rows,
+        "seed": seed,
+        "rows": "sampled" if X is None else hashlib.sha256(X.data).hexdigest()[:32],
+        "remote": remote,
+        "versions": {"woodpecker": __version__, "tvm": tvm.__version__},
+    }
+    name = f"{settings['digest'][:12]}-{key.name}-{dtype}-s{seed}{'-rpc' if remote else ''}"
+    folder = store.default_folder(name) if work_dir is None else check_path(work_dir)
+    kind = "sampled" if X is None else "given"
+    return Job(forest, canonical, where, what, dtype, kind, n_rows, X, folder.absolute(), settings)
+
+
+def prepare(job: Job) -> None:
+    """Write the work folder of a job, unless it is there."""
+    store.begin(job.folder, job.settings)
+    if (job.folder / candidates.ROWS).exists():
+        return
+    seed = job.search.seed
+    X = rows.sampled(job.canonical, job.n_rows, seed, job.dtype) if job.X is None else job.X
+    check = rows.boundary(job.canonical, X, min(N_CHECK, job.n_rows), seed)
+    if job.forest.linear_offset is not None:  # sums over huge values may become NaN, whose bits say nothing
+        check = np.where(np.abs(check) > 1e6, 0.0, check).astype(check.dtype)
+    store.save_forest(job.folder / store.FOREST, job.forest)
+    store.write_array(job.folder / candidates.ROWS, np.concatenate([X, check]))
+
+
+def describe(forest: Forest) -> str:
+    """A model in a few words."""
+    name = " ".join(str(forest.source[k]) for k in ("library", "estimator", "objective") if forest.source.get(k))
+    return f"{name or 'a forest'}, {forest.n_trees:,} trees, {forest.n_features:,} features"
+
+
+def today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()

@@ -1,0 +1,228 @@
+"""The process that compiles, checks and times candidates: ``python -m woodpecker.tuning.worker FOLDER``.
+
+Jobs come as lines of JSON on stdin, and each is answered by one on stdout. What a candidate can do to its process, by
+a crash, a hang or all the memory, it does here, and `woodpecker.tuning.pool` starts another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import resource
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from .. import reference
+from ..errors import WoodpeckerError
+from ..manifest import ENTRIES
+from ..predicates import Canonical, canonicalise
+from ..relay_ops import tree_traversal
+from ..relay_ops.plan import plan_of
+from ..runtime import candidates, measure
+from ..runtime.files import atomic_path
+from ..targets import CpuTarget, resolve
+from . import candidate, store
+from .candidate import SYMBOL, Code, code_of
+
+ORACLE_STEPS = 2e7
+"""Steps of rows through trees that the interpreter is given: a few seconds."""
+COMPARE_ROUNDS = 15
+MEASURE_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker holds: the model, the rows, and where they are."""
+
+    folder: Path
+    canonical: Canonical
+    where: CpuTarget
+    X: np.ndarray
+    n_rows: int
+    batches: tuple[int, ...]
+
+    @property
+    def entry(self) -> str:
+        return "raw_f32" if self.X.dtype == np.float32 else "raw_f64"
+
+    @property
+    def wanted(self) -> np.ndarray:
+        loaded: np.ndarray = np.load(self.folder / candidates.WANTED, allow_pickle=False)
+        return loaded
+
+
+Open = Callable[[Task, Code, str, np.ndarray], tuple[measure.Compute, measure.Clock]]
+"""(task, code, entry, rows) -> a candidate's entry on a device."""
+Device = Callable[[float], AbstractContextManager[Open]]
+"""A device for the time of a job, which may take this many times as long as one candidate."""
+
+
+class DeviceLostError(Exception):
+    """The device went away: it says nothing about the candidate."""
+
+
+def load_task(folder: Path) -> Task:
+    """The task of a work folder."""
+    settings = json.loads((folder / store.TASK).read_text())
+    where = store.resolved_target(settings)
+    forest = store.load_forest(folder / store.FOREST)
+    X = np.load(folder / candidates.ROWS, allow_pickle=False)
+    return Task(folder, canonicalise(forest), where, X, settings["n_rows"], tuple(settings["batches"]))
+
+
+def limit_memory(extra: int) -> None:
+    """Let this process take ``extra`` bytes more than it has; asking for more is a MemoryError, or its end."""
+    status = Path("/proc/self/status").read_text()
+    held = int(status.partition("VmData:")[2].split()[0]) * 1024
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (held + extra, hard))
+
+
+def answer(task: Task, job: Mapping[str, Any], device: Device) -> dict[str, Any]:
+    """The answer to a job."""
+    do: dict[str, Callable[[Task, Mapping[str, Any], Open], dict[str, Any]]] = {
+        "prepare": _prepare,
+        "measure": _measure,
+        "compare": _compare,
+        "verify": _verify,
+        "build": _build,
+    }
+    try:
+        with device(len(job.get("plans", ())) + 1 if "plans" in job else 1) as opened:
+            return do[job["do"]](task, job, opened)
+    except MemoryError:
+        return {"status": "memory", "message": "more memory than the limit allows"}
+    except DeviceLostError as error:
+        return {"status": "lost", "message": str(error)}
+    except WoodpeckerError as error:
+        return {"status": "refused", "message": str(error)}
+    except Exception as error:  # whatever a candidate does is a fact about the candidate
+        lines = str(error).strip().splitlines()
+        return {"status": "error", "message": f"{type(error).__name__}: {lines[-1] if lines else ''}"[:500]}
+
+
+def in_process(task: Task, code: Code, entry: str, X: np.ndarray) -> tuple[measure.Compute, measure.Clock]:
+    """A candidate by JIT in this process."""
+    function = candidate.build(code, task.where, entry)[SYMBOL]
+    out = scores_of(task, entry, len(X))
+    run = measure.bind(function, X, out, code.scratch_bytes, code.blob)
+    return measure.compute_of(run, out), measure.clock_of(run)
+
+
+def scores_of(task: Task, entry: str, n: int) -> np.ndarray:
+    """An array for what an entry computes of n rows."""
+    forest = task.canonical.forest
+    if entry.startswith("raw"):
+        return np.empty((n, forest.n_outputs), forest.values.dtype)
+    return np.empty((n, forest.n_trees), np.int32)
+
+
+def _prepare(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
+    """Write the scores that every candidate must have: the interpreter's where it is quick enough for all rows, else
+    those of a walk on this machine that agrees with it on as many rows as it is quick enough for."""
+    canonical, X = task.canonical, task.X
+    steps = canonical.forest.n_trees * (canonical.max_depth + 1)
+    n = int(max(64, min(len(X), ORACLE_STEPS / max(steps, 1))))
+    # The last rows are those to check with.
+    oracle = reference.predict_raw(canonical.forest, X[-n:])
+    wanted = oracle
+    if n < len(X):
+        here = dataclasses.replace(task, where=task.where if task.where.native else resolve("llvm"))
+        walk = {"min_rows": 0, "strategy": tree_traversal.NAME, "options": {"trees": 1, "interleave": 1, "unroll": 1}}
+        code = code_of(canonical, plan_of(canonical, [walk], ""), here.where)
+        wanted = in_process(here, code, task.entry, X)[0]([(0, len(X))])
+        if wrong := measure.difference(wanted[-n:], oracle):
+            return {"status": "wrong", "message": f"a plain walk disagrees with the interpreter: {wrong}"}
+    store.write_array(task.folder / candidates.WANTED, wanted)
+    return {"status": "ok", "oracle_rows": min(n, len(X))}
+
+
+def _code(task: Task, plan: Any) -> Code:
+    return code_of(task.canonical, plan_of(task.canonical, plan, ""), task.where)
+
+
+def _measure(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
+    compute, clock = opened(task, _code(task, job["plan"]), task.entry, task.X)
+    best = {int(batch): ns for batch, ns in job["best"].items()}
+    if (slow := measure.too_slow(clock, task.n_rows, task.batches, best)) is not None:
+        return {"status": "slow", "message": f"{measure.TOO_SLOW:.0f} times slower than the best and more", "ns": slow}
+    if wrong := measure.first_difference(compute, task.wanted):
+        return {"status": "wrong", "message": wrong}
+    (times,) = measure.sample([clock], task.n_rows, task.batches, MEASURE_ROUNDS, best)
+    return {"status": "ok", "ns": measure.medians(times)}
+
+
+def _compare(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
+    """All samples of several plans, taken in turn."""
+    clocks = []
+    for plan in job["plans"]:
+        compute, clock = opened(task, _code(task, plan), task.entry, task.X)
+        if wrong := measure.first_difference(compute, task.wanted):
+            return {"status": "wrong", "message": wrong}
+        clocks.append(clock)
+    times = measure.sample(clocks, task.n_rows, task.batches, job.get("rounds", COMPARE_ROUNDS))
+    return {"status": "ok", "times": [{str(batch): s for batch, s in t.items()} for t in times]}
+
+
+def _verify(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
+    """Every entry of a plan against the interpreter, on the last rows, which are those to check with."""
+    forest, code = task.canonical.forest, _code(task, job["plan"])
+    steps = forest.n_trees * (task.canonical.max_depth + 1)
+    n = int(max(64, min(len(task.X), ORACLE_STEPS / 4 / max(steps, 1))))
+    for entry in ENTRIES:
+        with np.errstate(over="ignore"):
+            X = np.ascontiguousarray(task.X[-n:], np.float32 if entry.endswith("f32") else np.float64)
+        oracle = reference.predict_raw if entry.startswith("raw") else reference.apply
+        compute, _ = opened(task, code, entry, X)
+        if wrong := measure.first_difference(compute, np.ascontiguousarray(oracle(forest, X))):
+            return {"status": "wrong", "message": f"{entry}: {wrong}"}
+    return {"status": "ok"}
+
+
+def _build(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
+    """Files of a candidate for another machine; equal models are stored once."""
+    code = _code(task, job["plan"])
+    model = f"{hashlib.sha256(code.blob.data).hexdigest()[:16]}.bin"
+    if not (task.folder / model).exists():
+        with atomic_path(task.folder / model) as staged:
+            code.blob.tofile(staged)
+    name = f"{job['place']:04}.so"
+    candidate.write(code, task.where, task.entry, task.folder / name)
+    return {"status": "ok", "files": {"code": name, "model": model, "scratch_bytes": code.scratch_bytes}}
+
+
+def serve(folder: Path, memory: int, channel: TextIO, device: Device) -> None:
+    """Answer jobs from stdin until it ends."""
+    task = load_task(folder)
+    limit_memory(memory)
+    channel.write('{"ready": true}\n')
+    channel.flush()
+    for line in sys.stdin:
+        channel.write(json.dumps(answer(task, json.loads(line), device)) + "\n")
+        channel.flush()
+
+
+def main(arguments: list[str]) -> None:
+    """FOLDER BYTES [TRACKER KEY SECONDS]"""
+    # Whatever LLVM or a library prints goes to the log, and never between two answers.
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    device: Device = lambda _: contextlib.nullcontext(in_process)  # noqa: E731
+    if len(arguments) > 2:
+        from .remote import rpc_device
+
+        device = rpc_device(arguments[2], arguments[3], float(arguments[4]))
+    serve(Path(arguments[0]), int(arguments[1]), channel, device)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
