@@ -15,7 +15,10 @@ from woodpecker.forest import Forest, select_trees
 from woodpecker.nested import from_nested
 from woodpecker.predicates import canonicalise
 from woodpecker.relay_ops import gemm, perfect_tree_traversal, scan
-from woodpecker.relay_ops.plan import STRATEGIES, make_plan
+from woodpecker.relay_ops.plan import STRATEGIES, make_plan, plan_of
+from woodpecker.runtime import measure
+from woodpecker.targets import resolve
+from woodpecker.tuning.candidate import SYMBOL, build, code_of
 
 from .gallery import (
     FORESTS,
@@ -144,6 +147,24 @@ def test_plans_at_the_borders_of_their_steps():
     for n in sorted(counts | {least + i for least, _ in steps for i in (-1, 0, 1) if least}):
         assert_bits_equal(predictor.predict_raw(X[:n]), raw[:n], f"{n} rows")
         np.testing.assert_array_equal(predictor.apply(X[:n]), ids[:n])
+
+
+def test_a_step_that_begins_beyond_its_block():
+    """As measured plans may. Fewer rows are the earlier step's, and no row before the first is touched."""
+    forest = grown(17, 60, 5, n_features=300, dtype=np.float32)
+    canonical = canonicalise(forest)
+    walk = {"unroll": 2, "trees": 1, "interleave": 8}
+    steps = [{"min_rows": least, "strategy": "tree_traversal", "options": walk} for least in (0, 512)]
+    where = resolve("llvm")
+    code = code_of(canonical, plan_of(canonical, steps, "a test"), where)
+    X = rows(forest, 1400, 3, "float32")
+    want = reference.predict_raw(forest, X)
+    for first, n in ((700, 1), (700, 511), (700, 512), (0, 1400)):
+        out = np.full((1400, 1), -7.0, np.float32)
+        entry = build(code, where, "raw_f32")[SYMBOL]
+        measure.bind(entry, X[first : first + n], out[first : first + n], code.scratch_bytes, code.blob)(0, n)
+        assert_bits_equal(out[first : first + n], want[first : first + n])
+        assert (out[:first] == -7).all() and (out[first + n :] == -7).all()
 
 
 @pytest.mark.parametrize("n_trees", [32, 33, 64])

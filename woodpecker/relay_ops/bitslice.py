@@ -13,7 +13,8 @@ is 1 in the whole left subtree and 0 in the whole right one is the node's mask i
 of depth 8 needs 247 multiplexers for 255 nodes and 8 bits.
 
 Trees of at most PERFECT_DEPTH levels may be padded to perfect ones instead (`perfect`): then the multiplexers are the
-same for every tree, only the masks differ, and all that lies between the masks and the leaf number stays in registers.
+same for every tree, only the masks differ, and what lies between the masks and the leaf number stays in registers, but
+for the bits of subtrees of LOOPED_DEPTH levels.
 
 Temporary rows: a multiplexer reads bits of its node's children, one level deeper, and nothing deeper than that; so two
 areas that levels use in turn are enough, and within a level all operations are independent.
@@ -60,7 +61,7 @@ COMPARE_NS, SEARCH_NS, RANK_NS = 10.0, 40.0, 1.0
 """Measured, per block: the mask of a bound by comparison; a level of the search in a piece; a mask of its bounds."""
 
 PERFECT_DEPTH = 8
-"""Padded trees of this depth still find room in 32 registers."""
+"""Beyond this, a padded tree has too many leaves for a byte."""
 LOOPED_DEPTH = 6
 """Levels of the subtrees that deeper ones are put together from, one by one."""
 OPERATION_NS, PADDED_NS = 1.4, 0.55
@@ -70,6 +71,7 @@ MAX_ROWS = 2**16
 MAX_BITS = 12
 MAX_BYTES = 2**28
 MAX_SET_BITS = 2**27
+MAX_RANKS = 2**20
 
 
 def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
@@ -85,6 +87,8 @@ def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
     rows = predicate_rows(canonical)
     if rows > MAX_ROWS // 2:
         return f"{canonical.n_predicates:,} distinct predicates need {rows:,} rows; the limit is {MAX_ROWS // 2:,}"
+    if (ranks := _n_ranks(canonical)) > MAX_RANKS:
+        return f"the categorical columns have {ranks:,} ranks; the limit is {MAX_RANKS:,}"
     return None
 
 
@@ -238,6 +242,12 @@ def _set_bits(canonical: Canonical) -> int:
 def predicate_rows(canonical: Canonical) -> int:
     """Mask rows of all predicates: those of the columns' bounds, and one for each distinct category set."""
     return int(pieces(canonical).row[-1]) + _n_sets(canonical)
+
+
+def _n_ranks(canonical: Canonical) -> int:
+    """Ranks of all categorical columns, of each of which a set may need the mask; the last is a missing value's."""
+    counts = np.diff(canonical.columns.bound_offset)[canonical.columns.n_numeric :]
+    return int((counts + 2).sum())
 
 
 def _n_sets(canonical: Canonical) -> int:

@@ -141,6 +141,7 @@ def entry(
             for frame in reversed(frames[1:]):
                 block = frame.scalar64("row_block")
                 blocks = tirx.truncdiv(end - begin + block - frame.scalar64("min_rows"), block)
+                blocks = tirx.max(blocks, const(0, "int64"))  # a step may begin at several blocks of its own
                 stop = register(tirx.min(begin + blocks * block, end))
                 with TB.If(begin < stop), TB.Then():
                     _row_blocks(frame, kind, begin, stop, scratch)
