@@ -152,10 +152,15 @@ def test_every_signature_is_linted():
     assert flags == features | {"one_output", "leaf_in_node", "perfect", "squares"}
 
 
+SOME = (("raw_f32", False), ("apply_f64", False))
+REST = (("raw_f64", False), ("apply_f32", False), ("raw_f32", True))
+
+
+@pytest.mark.parametrize("entries", [SOME, pytest.param(REST, marks=pytest.mark.full)], ids=["some", "rest"])
 @pytest.mark.parametrize("name", FORESTS)
-def test_tir_of_kernels(name):
+def test_tir_of_kernels(name, entries):
     for _, strategy in (s for s in SIGNATURES if s[0] == name):
-        for entry, parallel in (*((e, False) for e in ENTRIES), ("raw_f32", True)):
+        for entry, parallel in entries:
             function = kernel(signatures_of(name, strategy), "entry", entry, parallel)
             assert sum(1 for _ in nodes(function.body)) > 100
             assert lint(function) == [], f"{strategy} {entry}"
