@@ -245,6 +245,7 @@ class TestOtherMachines:
                 f"format version {FORMAT + 1}; this woodpecker reads versions {FORMAT - 1} and {FORMAT}",
             ),
             ({"version": 0}, "format version 0"),
+            ({"version": 1}, "damaged"),  # what version 1 has is not there
             ({"abi": 99}, "ABI version 99"),
         ],
     )

@@ -124,7 +124,7 @@ def find(data: mmap.mmap | bytes, path: str) -> Header:
     if len(head) < DIRECTORY_OFFSET:
         raise ArtifactError(damaged)
     _, version, abi, length, manifest_at, manifest_size, crc, digest = _HEADER.unpack(head[: _HEADER.size])
-    if version not in (FORMAT, FORMAT - 1) or version == 0:
+    if version not in (FORMAT, FORMAT - 1):
         raise ArtifactError(
             f"{path} has format version {version}; this woodpecker reads versions {FORMAT - 1} and {FORMAT}. Compile "
             "the model again, or use the woodpecker that made the file"
@@ -137,10 +137,13 @@ def find(data: mmap.mmap | bytes, path: str) -> Header:
         raise ArtifactError(f"{path}: wrong checksum; the file is damaged; compile and save the model again")
     if abi != ABI:
         raise ArtifactError(f"{path} has ABI version {abi}; this woodpecker calls version {ABI}. Compile it again")
-    manifest = json.loads(text)
-    if version == 1:
-        level = {key: manifest.pop(key) for key in _LEVEL_OF_FORMAT_1}
-        manifest["levels"] = [{**level, "suffix": "", "tuning": None}]
+    try:
+        manifest = json.loads(text)
+        if version == 1:
+            level = {key: manifest.pop(key) for key in _LEVEL_OF_FORMAT_1}
+            manifest["levels"] = [{**level, "suffix": "", "tuning": None}]
+    except (KeyError, ValueError):
+        raise ArtifactError(damaged) from None
     return Header(start, length, manifest, digest)
 
 
