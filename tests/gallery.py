@@ -15,7 +15,7 @@ from woodpecker.predicates import canonicalise
 from woodpecker.relay_ops.options import resolve
 from woodpecker.relay_ops.plan import STRATEGIES
 
-from .support import assert_bits_equal, boundary_rows
+from .support import assert_bits_equal, boundary_rows, in_turn
 
 NAMES = tuple(STRATEGIES)
 ALONE: dict[str, dict[str, int]] = {
@@ -181,6 +181,12 @@ UNFIT = {
     ("deeper", "scan"): "a tree of [0-9]+ leaves",
 }
 """(forest, strategy) that do not go together -> why, as a regular expression; all others do."""
+
+
+def fitting(salt: str) -> list[tuple[str, str]]:
+    """(forest, strategy): all that go together; in the short form of the full tier one for each forest, by ``salt``."""
+    pairs = [[(name, s) for s in NAMES if (name, s) not in UNFIT] for name in FORESTS]
+    return [pair for of_one in pairs for pair in in_turn(of_one, of_one[0][0] + salt)]
 
 
 def strategies(forest: Forest) -> list[str]:

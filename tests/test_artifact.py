@@ -23,7 +23,7 @@ from woodpecker.runtime.format import FORMAT, MAGIC
 from woodpecker.runtime.loader import read_header
 
 from .artifact_support import copy_fixture, forest_fixture, saved_fixture, stump_fixture  # noqa: F401
-from .gallery import ALONE, FORESTS, NAMES, UNFIT, assert_agrees, compiled, rows
+from .gallery import ALONE, FORESTS, NAMES, assert_agrees, compiled, fitting, rows
 from .support import assert_bits_equal
 
 CRC_AT = 48
@@ -56,11 +56,8 @@ def test_artifact_is_what_was_compiled(name, strategy, tmp_path):
         loaded.to_relax()
 
 
-EVERY = [(name, s) for name in FORESTS for s in NAMES if (name, s) not in UNFIT]
-
-
 @pytest.mark.full
-@pytest.mark.parametrize(("name", "strategy"), EVERY)
+@pytest.mark.parametrize(("name", "strategy"), fitting("artifact"))
 def test_every_artifact(name, strategy, tmp_path):
     forest = FORESTS[name]()
     compiled(forest, strategy).save(tmp_path / "m.so")

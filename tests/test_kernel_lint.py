@@ -26,7 +26,7 @@ from woodpecker.runtime import machine
 from woodpecker.schedules import cpu_link
 from woodpecker.targets import resolve, tvm_target
 
-from .gallery import ALONE, FORESTS, NAMES, UNFIT, neighbours, strategies
+from .gallery import ALONE, FORESTS, NAMES, UNFIT, fitting, neighbours, strategies
 from .kernels import prepared
 from .support import in_turn
 
@@ -239,7 +239,7 @@ def test_stages_of_scan_that_need_cpu_features(name):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("which", SIGNATURES, ids="-".join)
+@pytest.mark.parametrize("which", fitting("assembly"), ids="-".join)
 def test_assembly_of_all_kernels(which):
     functions = {e: kernel(signatures_of(*which), e, e) for e in ENTRIES}
     for target in in_turn(TARGETS, "-".join(which)):

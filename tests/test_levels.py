@@ -20,7 +20,7 @@ from woodpecker.runtime.format import DIRECTORY_BYTES, DIRECTORY_OFFSET, FORMAT,
 from woodpecker.runtime.loader import read_header
 from woodpecker.targets import PORTABLE, X86_LEVELS, resolve, resolve_levels
 
-from .gallery import ALONE, FORESTS, NAMES, UNFIT, assert_agrees, compiled, grown, rows
+from .gallery import ALONE, FORESTS, assert_agrees, compiled, fitting, grown, rows
 
 V2, V3, V4 = X86_LEVELS
 DATA = Path(__file__).parent / "data"
@@ -285,11 +285,8 @@ class TestFormat1:
             wp.load(DATA / "format-1.so")
 
 
-EVERY = [(name, s) for name in FORESTS for s in NAMES if (name, s) not in UNFIT]
-
-
 @pytest.mark.full
-@pytest.mark.parametrize(("name", "strategy"), EVERY)
+@pytest.mark.parametrize(("name", "strategy"), fitting("levels"))
 def test_every_level_of_every_artifact(name, strategy, tmp_path, monkeypatch):
     forest = FORESTS[name]()
     targets = ["x86-64", "llvm"]
