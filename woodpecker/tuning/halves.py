@@ -174,14 +174,16 @@ def _verified(
     except ArtifactError:
         return plans, search.judge(times)
     command = [sys.executable, *offline.WORKER, str(place), str(BUILD_BYTES)]
-    with tempfile.TemporaryDirectory(prefix="woodpecker-") as apart:
-        with Pool(command, Path(apart) / store.LOG, lambda asked: BUILD_SECONDS) as pool:
-            while (verdict := search.judge(times)).winner:
-                asked = {"do": "verify", "plan": list(plans[verdict.winner])}
-                ((_, checked),) = pool.run(iter([asked, None]).__next__)
-                if checked["status"] == "ok":
-                    break
-                plans, times = ([each for i, each in enumerate(all_) if i != verdict.winner] for all_ in (plans, times))
+    with (
+        tempfile.TemporaryDirectory(prefix="woodpecker-") as apart,
+        Pool(command, Path(apart) / store.LOG, lambda asked: BUILD_SECONDS) as pool,
+    ):
+        while (verdict := search.judge(times)).winner:
+            asked = {"do": "verify", "plan": list(plans[verdict.winner])}
+            ((_, checked),) = pool.run(iter([asked, None]).__next__)
+            if checked["status"] == "ok":
+                break
+            plans, times = ([one for i, one in enumerate(each) if i != verdict.winner] for each in (plans, times))
     return plans, verdict
 
 
@@ -200,11 +202,11 @@ def _judged(place: Path, listed: Mapping[str, Any]) -> tuple[Record, list[dict[s
     measured = next((t for t in done if candidates.key(t["plan"]) == candidates.key(default)), None)
     if measured is None:
         raise InputError(f"{place}: the default plan was not measured, so that there is nothing to compare with")
+    canonical = canonicalise(store.load_forest(place / store.FOREST))
     if paired["plans"]:
         plans, verdict = _verified(place, listed, [tuple(plan) for plan in paired["plans"]], paired["times"])
     else:
         plans, verdict = [default], search.Verdict(0, 1.0, (measured["ns"],), "no other plan was faster")
-    canonical = canonicalise(store.load_forest(place / store.FOREST))
     where = store.resolved_target(settings)
     if spaces.resolved(canonical, plans[verdict.winner]) is None:
         raise InputError(f"{place}: the fastest plan can't serve the model: the folder is damaged")
