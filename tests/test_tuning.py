@@ -540,25 +540,29 @@ def test_temporary_files_go_with_their_worker(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have nothing like it")
 def test_a_process_that_hangs_ends_with_the_one_that_started_it(tmp_path):
     hanging = (
-        "import ctypes; from woodpecker.runtime.candidates import end_with_parent; end_with_parent(); "
-        "print('here', flush=True); ctypes.PyDLL(None).sleep(60)"
+        "import ctypes; from woodpecker.tuning import worker\n"
+        "def serve(folder, memory, channel, device):\n"
+        "    channel.write('here\\n'); channel.flush(); ctypes.PyDLL(None).sleep(60)\n"
+        "worker.serve = serve; worker.main(['folder', '1'])"
     )
     parent = (
         "import os, subprocess, sys\n"
         "command = [sys.executable, '-c', sys.argv[1]]\n"
         "child = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)\n"
-        "child.stdout.readline(); print(child.pid, flush=True); os.kill(os.getpid(), 9)"
+        "print(child.stdout.readline() == b'here\\n', child.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(wp.__file__).parents[1])}
     done = subprocess.run(
         [sys.executable, "-c", parent, hanging], capture_output=True, text=True, check=False, env=environment
     )
-    state = Path(f"/proc/{int(done.stdout)}/stat")
+    started, child = done.stdout.split()
+    assert started == "True"
+    state = Path(f"/proc/{child}/stat")
     for _ in range(50):
         if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
             return
         time.sleep(0.1)
-    os.kill(int(done.stdout), 9)
+    os.kill(int(child), 9)
     raise AssertionError("it goes on")
 
 
