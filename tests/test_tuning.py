@@ -548,7 +548,7 @@ def test_a_process_that_hangs_ends_with_the_one_that_started_it(tmp_path):
     parent = (
         "import os, subprocess, sys\n"
         "command = [sys.executable, '-c', sys.argv[1]]\n"
-        "child = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)\n"
+        "child = subprocess.Popen(command, stdout=-1, stderr=-3, start_new_session=True)\n"
         "print(child.stdout.readline() == b'here\\n', child.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(wp.__file__).parents[1])}
