@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -313,6 +315,8 @@ def test_plans_are_joined_where_their_times_cross(forest):
     three = space.joined([block, walk, at("gemm", 200.0, 3.0)], 1.0, 0.95)
     assert [s["strategy"] for s in three] == ["tree_traversal", "gemm", "bitslice"]
     assert space.resolved(canonicalise(forest), three) is not None
+    shifted = space.joined([block, walk, at("gemm", 200.0, 3.0)], 99.0, 0.95)
+    assert [(s["min_rows"], s["strategy"]) for s in shifted] == [(0, "tree_traversal"), (512, "bitslice")]
     between = [block, walk, at("gemm", 28.0, 9.0)]
     assert [s["strategy"] for s in space.joined(between, 1.0, 0.95)] == ["tree_traversal", "gemm", "bitslice"]
     assert [s["strategy"] for s in space.joined(between, 1.0, 0.5)] == ["gemm", "bitslice"]
@@ -380,6 +384,9 @@ def test_a_plan_of_several_steps_is_moved_one_step_at_a_time(forest):
     rng = np.random.default_rng(0)
     seen = [space.moved(rng, options, plan, canonical, (0.5, 2.0)) for _ in range(60)]
     assert {found[1]["min_rows"] for found in seen if found} == {20, 40, 80}
+    high = (plan[0], {**plan[1], "min_rows": 400})
+    far = [space.moved(rng, options, high, canonical, (2.0,)) for _ in range(20)]
+    assert {found[1]["min_rows"] for found in far if found} == {400, 512}
     for found in filter(None, seen):
         changed = [a != b for a, b in zip(found, plan, strict=True)]
         assert sum(changed) <= 1
@@ -457,6 +464,16 @@ def test_a_check_sees_every_kind_of_difference():
         ({"batches": (0,)}, InputError, "batches must be integers"),
         ({"timeout": 0.0}, InputError, "must be positive"),
         ({"memory": float("nan")}, InputError, "must be positive"),
+        ({"memory": "4"}, InputError, "memory must be positive"),
+        ({"timeout": "5"}, InputError, "timeout must be positive"),
+        ({"timeout": None}, InputError, "timeout must be positive"),
+        ({"timeout": float("inf")}, InputError, "timeout must be positive"),
+        ({"timeout": 10**400}, InputError, "timeout must be positive"),
+        ({"batches": np.array([1, 16])}, InputError, "batches must be integers"),
+        ({"batches": 5}, InputError, "batches must be integers"),
+        ({"batches": "16"}, InputError, "batches must be integers"),
+        ({"tracker": 5, "device_key": "board"}, InputError, "must look like HOST:PORT"),
+        ({"tracker": "host:1", "device_key": 5}, InputError, "device_key must be a str"),
         ({"tracker": "host:1"}, InputError, "go together"),
         ({"target": "x86-64-v9"}, TargetError, "unknown target"),
         (
@@ -486,6 +503,67 @@ def test_models_and_folders_that_cannot_be_tuned(forest, tmp_path):
     (tmp_path / "work" / "task.json").write_text("{")
     with pytest.raises(InputError, match="is damaged"):
         quick(forest, tmp_path)
+
+
+def test_numbers_are_checked_before_the_model(tmp_path):
+    for wrong in ({"timeout": -1.0}, {"memory": 0}, {"tracker": "host", "device_key": "k"}, {"batches": ()}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            wp.tune(object(), **wrong)
+
+
+def test_what_a_killed_job_left_half_written_goes_away(tmp_path):
+    half = tmp_path / ".woodpecker-0123456789ab"
+    (tmp_path / ".lock").touch()
+    for begun in (False, True):
+        half.write_text("{")
+        if begun:
+            (tmp_path / store.TEMPORARY / "x").mkdir(parents=True)
+        assert store.begin(tmp_path, {"seed": 0}) is begun
+        assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", store.TASK]
+
+
+def test_temporary_files_go_with_their_worker(tmp_path):
+    program = (
+        "import json, sys, tempfile, time\nprint('{}', flush=True)\n"
+        "for line in sys.stdin:\n"
+        "    open('made', 'a').write(tempfile.mkdtemp() + '\\n'); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program.replace("'made'", repr(str(tmp_path / "made")))]
+    with pool.Pool(command, tmp_path / "log", lambda job: 0.3) as workers:
+        ((_, result),) = workers.run(iter([{"n": 1}, None]).__next__)
+    assert result["status"] == "timeout"
+    made = Path((tmp_path / "made").read_text().strip())
+    assert made.is_relative_to(tmp_path / store.TEMPORARY)
+    assert not (tmp_path / store.TEMPORARY).exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have nothing like it")
+def test_a_process_that_hangs_ends_with_the_one_that_started_it(tmp_path):
+    hanging = (
+        "import ctypes; from woodpecker.tuning import worker\n"
+        "def serve(folder, memory, channel, device):\n"
+        "    channel.write('here\\n'); channel.flush(); ctypes.PyDLL(None).sleep(60)\n"
+        "worker.serve = serve; worker.main(['folder', '1'])"
+    )
+    parent = (
+        "import os, subprocess, sys\n"
+        "command = [sys.executable, '-c', sys.argv[1]]\n"
+        "child = subprocess.Popen(command, stdout=-1, stderr=-3, start_new_session=True)\n"
+        "print(child.stdout.readline() == b'here\\n', child.pid, flush=True); os.kill(os.getpid(), 9)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(wp.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", parent, hanging], capture_output=True, text=True, check=False, env=environment
+    )
+    started, child = done.stdout.split()
+    assert started == "True"
+    state = Path(f"/proc/{child}/stat")
+    for _ in range(50):
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    os.kill(int(child), 9)
+    raise AssertionError("it goes on")
 
 
 def test_a_worker_that_does_not_start_says_why(tmp_path):

@@ -19,7 +19,7 @@ import pytest
 import woodpecker as wp
 from woodpecker.errors import ArtifactError, InputError, MissingExtraError
 from woodpecker.runtime import candidates
-from woodpecker.tuning import halves, job, logs, records, remote
+from woodpecker.tuning import halves, job, logs, offline, records, remote, space
 
 from .cli_support import PROGRAM, cli_fixture, failed, frame, lgb, xgb  # noqa: F401
 from .gallery import grown
@@ -111,7 +111,10 @@ def test_records_on_the_command_line(cli, folder, home):
         (("plain.ubj", "--list"), "--list takes no MODEL"),
         (("plain.ubj", "--data", "absent.npy"), "no file absent.npy"),
         (("plain.ubj", "--tracker", "host"), "tracker and device_key go together"),
-        (("plain.ubj", "--build", "x", "--work-dir", "y"), "--build takes no"),
+        (("plain.ubj", "--build", "x", "--work-dir", "y"), "--build takes no --work-dir"),
+        (("plain.ubj", "--build", "x", "--report", "r.html", "--json"), "--build takes no --report or --json"),
+        (("plain.ubj", "--build", "x", "--tuning-logs", "y", "--timeout", 9), "no --tuning-logs or --timeout"),
+        (("--import", "absent", "--report", "nowhere/report.html"), "no folder nowhere"),
         (("plain.ubj", "--report", "absent/report.html"), "no folder absent"),
         (("--import", "absent"), "absent holds no candidates"),
         (("--merge", "absent"), "no folder or file absent"),
@@ -224,6 +227,39 @@ def test_measuring_finds_wrong_crashing_and_hanging_candidates(halved, tmp_path)
         halves.take(folder, tuning_logs=tmp_path / "logs")
     (folder / candidates.TRIALS).unlink()
     assert {t["status"] for t in candidates.measure_all(folder, timeout=0.05)} == {"timeout"}
+
+
+def test_a_folder_is_measured_by_one_process_and_its_files_are_no_modules(halved, tmp_path):
+    _, made = halved
+    folder = tmp_path / "locked"
+    shutil.copytree(made, folder)
+    with candidates.locked(folder), pytest.raises(InputError, match="another tuning job is running"):
+        candidates.measure_all(folder)
+    for wrong in ("5", None, float("nan"), -1.0):
+        with pytest.raises(InputError, match="timeout must be positive"):
+            candidates.measure_all(folder, timeout=wrong)
+    assert not (folder / candidates.TRIALS).exists()
+    (folder / "json.py").write_text("raise SystemExit('this is no module')")
+    listed = json.loads((folder / candidates.LIST).read_text())
+    default = [c for c in listed["candidates"] if c["plan"] == listed["default"]]
+    (folder / candidates.LIST).write_text(json.dumps({**listed, "candidates": default}))
+    assert [t["status"] for t in candidates.measure_all(folder)] == ["ok"]
+
+
+def test_a_winner_whose_entries_are_wrong_is_not_taken(halved, tmp_path, monkeypatch):
+    _, made = halved
+    folder = tmp_path / "taken"
+    shutil.copytree(made, folder)
+    default = candidates.read_list(folder)["default"]
+    trial = {"plan": default, "status": "ok", "ns": {"1": 10.0, "64": 10.0}}
+    (folder / candidates.TRIALS).write_text(json.dumps(trial) + "\n")
+    plans = [list(space.single("perfect_tree_traversal", {"interleave": n, "trees": 1})) for n in (16, 32)]
+    times = [{b: [ns] * 15 for b in ("1", "64")} for ns in (10.0, 2.0, 5.0)]
+    (folder / candidates.PAIRED).write_text(json.dumps({"plans": [default, *plans], "times": times, "cores": 2}))
+    monkeypatch.setattr(offline, "WORKER", (str(Path(__file__).with_name("tuning_faults.py")),))
+    result = halves.take(folder, tuning_logs=tmp_path / "logs")
+    assert list(result.record.plan) == plans[1]
+    assert result.gain == pytest.approx(2.0)
 
 
 def test_folders_that_cannot_be_measured(halved, tmp_path, cli):

@@ -123,6 +123,30 @@ def test_records_that_do_not_fit_are_refused_with_the_reason(change, reason, for
     assert "no tuning record" in model.inspect()["tuning"]["skipped"][2]
 
 
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("target", {"kind": "/abs/path"}),
+        ("target", {"cpu": "../.."}),
+        ("target", {"machine": "a\0b"}),
+        ("target", {"features": ["avx2", "a/b"]}),
+        ("target", {"cpu": "c" * 300}),
+        ("shape", {"acc_dtype": ""}),
+        ("shape", {"input_dtype": "float64\n"}),
+        ("shape", {"leaf": "a/b"}),
+        ("shape", {"outputs": 10**400}),
+    ],
+)
+def test_a_record_cannot_name_a_file_elsewhere(part, change, forest, tmp_path):
+    good = record(forest).to_json()
+    source = tmp_path / "given.jsonl"
+    source.write_text("\n" + json.dumps({**good, part: {**good[part], **change}}) + "\n")
+    added, (refused,) = records.merge(tmp_path / "logs", [source], tvm.__version__)
+    assert (added, refused.line) == (0, 2)
+    assert next(iter(change)) in refused.refused or "names of at most 200" in refused.refused
+    assert not (tmp_path / "logs").exists()
+
+
 def test_appends_of_several_processes_stay_whole(forest, tmp_path):
     (tmp_path / "line").write_text(record(forest, model="m" * 20_000).line)
     program = (
@@ -176,8 +200,10 @@ def test_logs_are_found_in_their_order(tmp_path, monkeypatch):
     assert logs.find() == [("user", here), ("user", there), ("shipped", logs.shipped())]
     assert logs.find(there) == [("user", there), ("shipped", logs.shipped())]
     assert logs.find([]) == []
-    monkeypatch.delenv(logs.VARIABLE)
+    monkeypatch.setenv(logs.VARIABLE, ":")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert logs.user_folders() == [tmp_path / "woodpecker" / "tuning_logs"]
+    monkeypatch.delenv(logs.VARIABLE)
     (tmp_path / "woodpecker" / "tuning_logs").mkdir(parents=True)
     assert logs.find()[0] == ("user", tmp_path / "woodpecker" / "tuning_logs")
     assert (logs.shipped() / "README.md").is_file()
@@ -235,6 +261,8 @@ def test_of_two_records_the_greater_gain_counts_and_the_users_before_the_shipped
         (({**WALK, "min_rows": 3},), "must ascend from 0"),
         ((WALK, {**HEAP, "min_rows": 0}), "must ascend from 0"),
         ((WALK, {**HEAP, "min_rows": True}), "must ascend from 0"),
+        ((WALK, {**HEAP, "min_rows": 513}), "from 0 to at most 512"),
+        ((WALK, {**HEAP, "min_rows": 2**70}), "from 0 to at most 512"),
         ((), "1 to 4 steps"),
     ],
 )

@@ -14,6 +14,7 @@ import numpy as np
 import typer
 
 from ..errors import InputError
+from ..runtime.files import check_output
 from .common import check_input, command, note, parse_range
 from .tune_logs import show_export, show_list, show_merge, show_prune
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 500_000
 """Rows that are read of a file: what is measured is a draw of them."""
+TIMEOUT, MEMORY = 60.0, 4.0
 
 
 @command
@@ -51,8 +53,8 @@ def main(
         bool, typer.Option("--json", help="A line of JSON for each trial, and one for the record.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
-    timeout: Annotated[float, typer.Option(help="Seconds that a candidate may take.")] = 60.0,
-    memory: Annotated[float, typer.Option(help="GiB that a candidate may take.")] = 4.0,
+    timeout: Annotated[float, typer.Option(help="Seconds that a candidate may take.")] = TIMEOUT,
+    memory: Annotated[float, typer.Option(help="GiB that a candidate may take.")] = MEMORY,
     work_dir: Annotated[
         Path | None, typer.Option(help="Where trials are kept. [default: in the user's cache]", show_default=False)
     ] = None,
@@ -114,13 +116,20 @@ def main(
     if imported is not None:
         from ..tuning.halves import take
 
+        if report is not None:
+            check_output(report)
         return _show(take(imported, tuning_logs=tuning_logs), report, quiet, as_json)
     if model is None:
         raise InputError("name a MODEL to tune, or give one of " + ", ".join(modes))
     check_input(model)
+    if build is not None:
+        others = {
+            "--tracker": tracker, "--device-key": device_key, "--work-dir": work_dir, "--tuning-logs": tuning_logs,
+            "--report": report, "--json": as_json, "--timeout": timeout != TIMEOUT, "--memory": memory != MEMORY,
+        }  # fmt: skip
+        if ignored := [name for name, given in others.items() if given]:
+            raise InputError(f"--build takes no {' or '.join(ignored)}: it measures nothing and leaves no record")
     if report is not None:
-        from ..runtime.files import check_output
-
         check_output(report, model)
     from ..frontend import to_forest
     from ..tuning import offline
@@ -136,11 +145,9 @@ def main(
         "seed": seed,
     }
     if build is not None:
-        if tracker or device_key or work_dir:
-            raise InputError("--build takes no --tracker, --device-key or --work-dir")
         from ..tuning.halves import make
 
-        with _shown(trials, quiet or as_json, "building") as seen:
+        with _shown(trials, quiet, "building") as seen:
             count = make(forest, build, progress=seen, **common)
         if not quiet:
             typer.echo(f"{build}: {count} candidates; run `woodpecker measure {build}` on the device")

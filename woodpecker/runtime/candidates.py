@@ -8,12 +8,16 @@ timed against the default in turn. ``woodpecker tune --import DIR`` makes a reco
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import fcntl
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +37,8 @@ HOPEFUL = 1.05
 """A trial with this share of the default's time may still be faster: each was measured in a moment of its own."""
 TOLERATED = 1.1
 ROUNDS, PAIRED_ROUNDS = 5, 15
+MAX_SECONDS = 1e6
+LOCK = ".lock"
 
 Trial = Mapping[str, Any]
 
@@ -134,6 +140,42 @@ def faster(trials: Sequence[Trial], default: Any) -> list[Trial]:
     return sorted(others, key=lambda t: (_worst(t, base) > TOLERATED, score(t, base)))
 
 
+def check_positive(name: str, value: Any, most: float, unit: str) -> None:
+    """Refuse what is no amount.
+
+    Raises:
+        InputError: ``value`` is no number, or not in (0, ``most``].
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
+        raise InputError(f"{name} must be positive, a number of at most {most:,.0f} {unit}, found {str(value)[:40]!r}")
+
+
+@contextlib.contextmanager
+def locked(folder: Path, advice: str = "wait for it") -> Iterator[None]:
+    """One job at a time in a folder.
+
+    Raises:
+        InputError: another job is running there. OSError: the folder can't be written.
+    """
+    descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another tuning job is running in {folder}: {advice}") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def end_with_parent() -> None:
+    """Let the system end this process when the thread that started it has gone, even inside a candidate that hangs.
+    Systems other than Linux have nothing like it."""
+    if sys.platform == "linux":
+        set_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_death_signal, int(signal.SIGKILL), 0, 0, 0)
+
+
 def measure_all(
     folder: Any, *, timeout: float = 60.0, progress: Callable[[Trial], None] | None = None
 ) -> list[dict[str, Any]]:
@@ -148,12 +190,19 @@ def measure_all(
         All results.
 
     Raises:
-        InputError: the folder holds no candidates. ArtifactError: they are for another machine. OSError: a file can't
-        be read or written.
+        InputError: the folder holds no candidates, another job is running there, or ``timeout`` is none.
+        ArtifactError: they are for another machine. OSError: a file can't be read or written.
     """
+    check_positive("timeout", timeout, MAX_SECONDS, "s")
     folder = check_path(folder)
-    listed = read_list(folder)
-    machine.check([listed["resolved"]], str(folder))
+    machine.check([read_list(folder)["resolved"]], str(folder))
+    with locked(folder):
+        return _measure_all(folder, read_list(folder), timeout, progress)
+
+
+def _measure_all(
+    folder: Path, listed: Mapping[str, Any], timeout: float, progress: Callable[[Trial], None] | None
+) -> list[dict[str, Any]]:
     trials = read_trials(folder)
     done = {key(t["plan"]) for t in trials}
     for index, candidate in enumerate(listed["candidates"]):
@@ -198,7 +247,7 @@ def _apart(
     asked = json.dumps({"what": what, "indices": list(indices), "best": dict(best)})
     command = [sys.executable, "-m", "woodpecker.runtime.candidates", str(folder.absolute()), asked]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, cwd=folder)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
         return {"status": "timeout", "message": "it took longer than the limit of time"}
     if done.returncode:
@@ -238,6 +287,7 @@ def _answer(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
 def main(arguments: Sequence[str]) -> int:
     """DIR [QUESTION]; without a question, all candidates of DIR are measured. Returns the exit code."""
     if len(arguments) == 2:
+        end_with_parent()
         sys.stdout.write(json.dumps(_answer(Path(arguments[0]), json.loads(arguments[1]))) + "\n")
         return 0
     if len(arguments) != 1 or arguments[0].startswith("-"):

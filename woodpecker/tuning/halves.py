@@ -11,16 +11,17 @@ import dataclasses
 import json
 import math
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 from .. import __version__
-from ..errors import InputError, TargetError, WoodpeckerError
+from ..errors import ArtifactError, InputError, TargetError, WoodpeckerError
 from ..predicates import canonicalise
 from ..relay_ops.plan import make_plan
-from ..runtime import candidates
+from ..runtime import candidates, machine
 from ..runtime.files import check_path
 from ..targets import import_tvm
 from . import offline, records, search, store
@@ -163,6 +164,29 @@ def take(folder: Any, *, tuning_logs: Any = None) -> TuningRecords:
     return TuningRecords(record, path, tuple(trials), reason, place)
 
 
+def _verified(
+    place: Path, listed: Mapping[str, Any], plans: list[PlanSteps], times: list[Any]
+) -> tuple[list[PlanSteps], search.Verdict]:
+    """The plans of a paired run less those that would win but whose entries differ from the interpreter's, and the
+    verdict. Where this machine can't run their code, what the device has compared must do."""
+    try:
+        machine.check([listed["resolved"]], str(place))
+    except ArtifactError:
+        return plans, search.judge(times)
+    command = [sys.executable, *offline.WORKER, str(place), str(BUILD_BYTES)]
+    with (
+        tempfile.TemporaryDirectory(prefix="woodpecker-") as apart,
+        Pool(command, Path(apart) / store.LOG, lambda asked: BUILD_SECONDS) as pool,
+    ):
+        while (verdict := search.judge(times)).winner:
+            asked = {"do": "verify", "plan": list(plans[verdict.winner])}
+            ((_, checked),) = pool.run(iter([asked, None]).__next__)
+            if checked["status"] == "ok":
+                break
+            plans, times = ([one for i, one in enumerate(each) if i != verdict.winner] for each in (plans, times))
+    return plans, verdict
+
+
 def _judged(place: Path, listed: Mapping[str, Any]) -> tuple[Record, list[dict[str, Any]], str]:
     """The record, the trials, and why."""
     settings = json.loads((place / store.TASK).read_text())
@@ -178,12 +202,11 @@ def _judged(place: Path, listed: Mapping[str, Any]) -> tuple[Record, list[dict[s
     measured = next((t for t in done if candidates.key(t["plan"]) == candidates.key(default)), None)
     if measured is None:
         raise InputError(f"{place}: the default plan was not measured, so that there is nothing to compare with")
+    canonical = canonicalise(store.load_forest(place / store.FOREST))
     if paired["plans"]:
-        plans = [tuple(plan) for plan in paired["plans"]]
-        verdict = search.judge(paired["times"])
+        plans, verdict = _verified(place, listed, [tuple(plan) for plan in paired["plans"]], paired["times"])
     else:
         plans, verdict = [default], search.Verdict(0, 1.0, (measured["ns"],), "no other plan was faster")
-    canonical = canonicalise(store.load_forest(place / store.FOREST))
     where = store.resolved_target(settings)
     if spaces.resolved(canonical, plans[verdict.winner]) is None:
         raise InputError(f"{place}: the fastest plan can't serve the model: the folder is damaged")

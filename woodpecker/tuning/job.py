@@ -77,8 +77,9 @@ def new_job(
     for name, value, least in (("trials", trials, 2), ("seed", seed, 0)):
         if type(value) is not int or value < least:
             raise InputError(f"{name} must be an integer of at least {least}, found {value!r}")
-    if not batches or any(type(b) is not int or not 1 <= b <= 2**20 for b in batches):
-        raise InputError(f"batches must be integers from 1 to {2**20:,}, found {batches!r}")
+    several = isinstance(batches, Sequence) and len(batches) > 0
+    if not several or any(type(b) is not int or not 1 <= b <= 2**20 for b in batches):
+        raise InputError(f"batches must be integers from 1 to {2**20:,}, in a list, found {str(batches)[:80]}")
     tvm = import_tvm()
     from ..relay_ops.plan import make_plan
 

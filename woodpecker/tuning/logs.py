@@ -23,8 +23,8 @@ def shipped() -> Path:
 
 def user_folders() -> list[Path]:
     """The folders of $WOODPECKER_TUNING_LOGS, or the one in the user's home. They need not exist."""
-    if setting := os.environ.get(VARIABLE, ""):
-        return [Path(part) for part in setting.split(os.pathsep) if part]
+    if given := [Path(part) for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]:
+        return given
     home = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
     return [Path(home) / "woodpecker" / "tuning_logs"]
 

@@ -24,6 +24,7 @@ WORKER = ("-m", "woodpecker.tuning.worker")
 QUEUE_SECONDS = 60.0
 """How long a candidate may wait for a device of the tracker."""
 AGAIN_ROUNDS = 7
+MAX_GIB = 2.0**20
 MAX_LOST = 2
 """A device that goes away in the middle of a trial costs the trial nothing, this many times."""
 
@@ -102,9 +103,15 @@ def tune(
     into = log_folder(tuning_logs)
     if (tracker is None) != (device_key is None):
         raise InputError("tracker and device_key go together: give both, or none of them")
+    candidates.check_positive("timeout", timeout, candidates.MAX_SECONDS, "s")
+    candidates.check_positive("memory", memory, MAX_GIB, "GiB")
+    if tracker is not None:
+        from .remote import address
+
+        address(tracker)
+        if not isinstance(device_key, str):
+            raise InputError(f"device_key must be a str, found {device_key!r}")
     job = new_job(model, target, trials, data, batches, seed, work_dir, missing, iteration_range, tracker is not None)
-    if not (math.isfinite(timeout) and timeout > 0 and math.isfinite(memory) and memory > 0):
-        raise InputError(f"timeout and memory must be positive, found {timeout!r} s and {memory!r} GiB")
     command = [sys.executable, *WORKER, str(job.folder), str(int(memory * 2**30))]
     workers, cores = 1, None
     if tracker is not None and device_key is not None:

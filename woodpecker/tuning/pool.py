@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TargetError
+from .store import TEMPORARY
 
 START_SECONDS = 300.0
 
@@ -24,10 +26,12 @@ Result = dict[str, Any]
 
 @dataclass
 class Worker:
-    """A process, and what it is doing. ``job`` None: it is idle; ``ready`` False: it is still starting."""
+    """A process, its folder of temporary files, and what it is doing. ``job`` None: it is idle; ``ready`` False: it is
+    still starting."""
 
     process: subprocess.Popen[bytes]
     deadline: float
+    temporary: Path
     ready: bool = False
     job: Job | None = None
     text: bytes = b""
@@ -38,7 +42,7 @@ class Pool:
 
     Args:
         command: Starts a worker.
-        log: The file for what workers print.
+        log: The file for what workers print; their temporary files are in a folder ``tmp`` beside it.
         seconds: The limit of time of a job.
     """
 
@@ -54,6 +58,8 @@ class Pool:
         for worker in list(self._alive):
             self._stop(worker)
         self._selector.close()
+        with contextlib.suppress(OSError):
+            (self._log.parent / TEMPORARY).rmdir()
 
     def run(self, next_job: Callable[[], Job | None], workers: int = 1) -> Generator[tuple[Job, Result], None, None]:
         """Run jobs until there are no more, and yield each with its result.
@@ -103,14 +109,19 @@ class Pool:
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
         process.stdout.close()
+        # One that was ended has not removed the files of its candidate.
+        shutil.rmtree(worker.temporary, ignore_errors=True)
 
 
 def _start(command: Sequence[str], log: Path, selector: selectors.BaseSelector) -> Worker:
+    temporary = log.parent.absolute() / TEMPORARY / os.urandom(6).hex()
+    temporary.mkdir(parents=True)
+    pipe, environment = subprocess.PIPE, {**os.environ, "TMPDIR": str(temporary)}
     with log.open("ab") as said:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, start_new_session=True
+            command, stdin=pipe, stdout=pipe, stderr=said, start_new_session=True, env=environment
         )
-    worker = Worker(process, time.monotonic() + START_SECONDS)
+    worker = Worker(process, time.monotonic() + START_SECONDS, temporary)
     assert process.stdout is not None
     selector.register(process.stdout, selectors.EVENT_READ, worker)
     return worker

@@ -11,18 +11,23 @@ import fcntl
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, StrategyError
 from ..runtime.candidates import append_line
 from ..runtime.files import atomic_path, check_output, check_path
 from .shape import ShapeClass, TargetKey, shape_from_json, target_from_json, to_json
 
 FORMAT = 1
 LOCK = ".lock"
+MAX_MIN_ROWS = 512
+"""Beyond the rows of the largest group no step loses to the one before it."""
+MAX_NAME = 200
+"""Characters of a folder's or a file's name that is made of a record's strings; file systems take 255 bytes."""
 
 PlanSteps = tuple[Mapping[str, Any], ...]
 """A plan as JSON values: {"min_rows", "strategy", "options"} for each step."""
@@ -131,7 +136,35 @@ def from_json(data: Any, tvm_version: str | None = None) -> Record:
         raise InputError(f"it was measured with TVM {fields['versions'].get('tvm')}; this is TVM {tvm_version}")
     shape, target = shape_from_json(fields["shape"]), target_from_json(fields["target"])
     plans = {name: tuple(fields[name]) for name in ("plan", "default")}
+    _check_names(shape, target)
     return Record(**{**fields, **plans, "shape": shape, "target": target})
+
+
+def _check_names(shape: ShapeClass, target: TargetKey) -> None:
+    """Refuse strings that would make another path than one of a log: records come from anyone."""
+    named = [(name, getattr(target, name)) for name in ("kind", "machine", "cpu")]
+    named += [("features", feature) for feature in target.features]
+    named += [(name, getattr(shape, name)) for name in ("acc_dtype", "input_dtype", "leaf")]
+    for name, text in named:
+        if not re.fullmatch(r"[A-Za-z0-9._+-]+", text) or ".." in text:
+            raise InputError(f"the record's {name} must be of letters, digits and ._+-, found {text[:40]!r}")
+    for name, value in {**to_json(shape), **to_json(target)}.items():
+        if type(value) is int and not 0 <= value < 2**31:
+            raise InputError(f"the record's {name} is out of range")
+    if max(len(shape.name), len(target.name)) > MAX_NAME:
+        raise InputError(f"the record's shape and target must have names of at most {MAX_NAME} characters")
+
+
+def check_min_rows(plan: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse steps that begin where no step of a tuned plan does.
+
+    Raises:
+        StrategyError: there is one.
+    """
+    for step in plan:
+        least = step["min_rows"]
+        if type(least) is int and not 0 <= least <= MAX_MIN_ROWS:
+            raise StrategyError(f"the min_rows of a plan's steps must ascend from 0 to at most {MAX_MIN_ROWS}")
 
 
 def read_file(path: Path, tvm_version: str | None = None) -> list[Entry]:

@@ -43,7 +43,7 @@ def address(tracker: str) -> tuple[str, int]:
     Raises:
         InputError: it is something else.
     """
-    host, colon, port = tracker.rpartition(":")
+    host, colon, port = tracker.rpartition(":") if isinstance(tracker, str) else ("", "", "")
     if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
         raise InputError(f"a tracker must look like HOST:PORT, found {tracker!r}")
     return host, int(port)

@@ -17,10 +17,8 @@ from ..errors import StrategyError
 from ..predicates import Canonical
 from ..relay_ops.plan import MAX_STEPS_OF_PLAN, STRATEGIES, TYPICAL_ROWS, plan_of
 from ..runtime.candidates import key as key
-from .records import PlanSteps
+from .records import MAX_MIN_ROWS, PlanSteps, check_min_rows
 
-MAX_MIN_ROWS = 512
-"""Beyond the rows of the largest group no step loses to the one before it."""
 Space = Mapping[str, Mapping[str, tuple[int, ...]]]
 """Strategy -> option -> candidates."""
 
@@ -48,6 +46,7 @@ def single(strategy: str, options: Mapping[str, int]) -> PlanSteps:
 def resolved(canonical: Canonical, steps: Sequence[Mapping[str, Any]]) -> PlanSteps | None:
     """A plan with every option that was left to the forest filled in, or None where it can't serve the forest."""
     try:
+        check_min_rows(steps)
         plan = plan_of(canonical, steps, "")
     except StrategyError:
         return None
@@ -83,7 +82,8 @@ def moved(
     i = int(rng.integers(len(plan)))
     step = plan[i]
     if i and rng.random() < 0.5:
-        step = {**step, "min_rows": max(1, round(step["min_rows"] * float(rng.choice(shifts))))}
+        start = round(step["min_rows"] * float(rng.choice(shifts)))
+        step = {**step, "min_rows": max(1, min(MAX_MIN_ROWS, start))}
     elif step["strategy"] in space and (other := neighbour(rng, space, step, canonical)) is not None:
         step = {**other[0], "min_rows": step["min_rows"]}
     return resolved(canonical, (*plan[:i], step, *plan[i + 1 :]))
@@ -136,7 +136,10 @@ def joined(plans: Sequence[tuple[PlanSteps, Mapping[int, float]]], shift: float,
         current = other
     steps = [{**plans[current][0][0], "min_rows": 0}]
     for start, which in reversed(starts):
-        steps.append({**plans[which][0][0], "min_rows": max(start, steps[-1]["min_rows"] + 1)})
+        if steps[-1]["min_rows"] == MAX_MIN_ROWS:  # no row count is left for the step before
+            steps.pop()
+        least = max(start, steps[-1]["min_rows"] + 1)
+        steps.append({**plans[which][0][0], "min_rows": least})
     return tuple(steps)
 
 

@@ -6,14 +6,16 @@ rows.npy        rows to measure with, then rows to check with
 wanted.npy      their raw scores
 trials.jsonl    a line a trial
 worker.log      what the measuring processes said
+tmp             their temporary files, while they run
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,13 @@ import numpy as np
 
 from ..errors import InputError
 from ..forest import Forest
+from ..runtime import candidates
 from ..runtime.candidates import TRIALS, append_line
 from ..runtime.files import atomic_path
 from ..targets import CpuTarget
 from .shape import scoring_arrays, scoring_scalars
 
-TASK, FOREST, LOG = "task.json", "forest.npz", "worker.log"
+TASK, FOREST, LOG, TEMPORARY = "task.json", "forest.npz", "worker.log", "tmp"
 
 
 def default_folder(name: str) -> Path:
@@ -44,17 +47,8 @@ def locked(folder: Path) -> Iterator[None]:
         InputError: another job is running there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"another tuning job is running in {folder}: wait for it, or name another folder as work_dir"
-            ) from None
+    with candidates.locked(folder, "wait for it, or name another folder as work_dir"):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -68,7 +62,7 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def begin(folder: Path, settings: Mapping[str, Any]) -> bool:
-    """Claim a folder for a job.
+    """Claim a folder for a job, whose lock is held; what a killed job left half-written there is removed.
 
     Returns:
         Whether the job was begun before, and goes on.
@@ -89,11 +83,24 @@ def begin(folder: Path, settings: Mapping[str, Any]) -> bool:
                 f"{folder} belongs to another job, which differs in {', '.join(different)}: remove the folder, or name "
                 "another one as work_dir"
             )
+        _clean(folder)
         return True
-    if any(p.name != ".lock" for p in folder.iterdir()):
+    # A job that was killed while it wrote the settings leaves nothing but half of them.
+    if any(p.name != candidates.LOCK and not _HALF_WRITTEN.fullmatch(p.name) for p in folder.iterdir()):
         raise InputError(f"{folder} is no work folder of a tuning job, and not empty: name another one as work_dir")
+    _clean(folder)
     write_json(path, settings)
     return False
+
+
+_HALF_WRITTEN = re.compile(r"\.woodpecker-[0-9a-f]{12}")
+"""What `woodpecker.runtime.files.atomic_path` writes to."""
+
+
+def _clean(folder: Path) -> None:
+    for path in [p for p in folder.iterdir() if _HALF_WRITTEN.fullmatch(p.name)]:
+        path.unlink()
+    shutil.rmtree(folder / TEMPORARY, ignore_errors=True)
 
 
 def resolved_target(settings: Mapping[str, Any]) -> CpuTarget:
