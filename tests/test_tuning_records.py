@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -323,3 +324,30 @@ def test_the_artifact_says_what_it_was_tuned_by(forest, tmp_path):
     tuning = wp.load(tmp_path / "model.so").inspect()["tuning"]
     assert tuning["from"] == "this model"
     assert str(tmp_path) not in json.dumps(tuning)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda d: d["plan"][0].update(options=None), "options"),
+        (lambda d: d["plan"][0].update(min_rows=float("nan")), "no NaN"),
+        (lambda d: d["ns_per_row"].update({"16": float("inf")}), "no Infinity"),
+        (lambda d: d["ns_per_row"].update({"16": "fast"}), "numbers"),
+        (lambda d: d.update(model="\ud800"), "surrogates"),
+    ],
+    ids=["options", "nan", "infinity", "text", "surrogate"],
+)
+def test_a_line_that_could_not_be_written_again_is_refused(forest, tmp_path, edit, message):
+    path = tmp_path / "one.jsonl"
+    data = record(forest).to_json()
+    data["plan"] = [dict(step) for step in data["plan"]]
+    edit(data)
+    path.write_text(json.dumps(data) + "\n")
+    (entry,) = records.read_file(path)
+    assert entry.record is None and message in entry.refused
+
+
+def test_pipes_among_logs_are_not_read(forest, tmp_path):
+    os.makedirs(tmp_path / "x")
+    os.mkfifo(tmp_path / "x" / "a.jsonl")
+    assert records.read(tmp_path) == []

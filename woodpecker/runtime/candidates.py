@@ -66,23 +66,25 @@ def read_list(folder: Path) -> dict[str, Any]:
             places = {key(c["plan"]) for c in listed["candidates"]}
             if key(listed["default"]) not in places:
                 raise ValueError("the default plan is not among the candidates")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}") from None
     if version != FORMAT:
         raise InputError(f"{path} has format {version!r}; this woodpecker reads format {FORMAT}")
     return dict(listed)
 
 
-def read_trials(folder: Path) -> list[dict[str, Any]]:
-    """The results so far; a line that was cut short is ignored."""
+def read_trials(folder: Path, batches: Sequence[int] | None = None) -> list[dict[str, Any]]:
+    """The results so far, of these batch sizes only where they are given; a line that was cut short is ignored."""
     path = folder / TRIALS
     trials = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
             trial = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if _whole(trial):
+        if _whole(trial) and (
+            batches is None or trial["status"] != "ok" or trial["ns"].keys() == {str(n) for n in batches}
+        ):
             trials.append(trial)
     return trials
 
@@ -92,7 +94,7 @@ def _whole(trial: Any) -> bool:
         return False
     times = trial.get("ns")
     return trial["status"] != "ok" or (
-        isinstance(times, dict) and all(isinstance(ns, (int, float)) and ns > 0 for ns in times.values())
+        isinstance(times, dict) and all(isinstance(ns, (int, float)) and 0 < ns < math.inf for ns in times.values())
     )
 
 
@@ -203,7 +205,7 @@ def measure_all(
 def _measure_all(
     folder: Path, listed: Mapping[str, Any], timeout: float, progress: Callable[[Trial], None] | None
 ) -> list[dict[str, Any]]:
-    trials = read_trials(folder)
+    trials = read_trials(folder, listed["batches"])
     done = {key(t["plan"]) for t in trials}
     for index, candidate in enumerate(listed["candidates"]):
         if key(candidate["plan"]) in done:

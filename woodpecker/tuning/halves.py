@@ -187,16 +187,23 @@ def _verified(
     return plans, verdict
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is no time")
+
+
 def _judged(place: Path, listed: Mapping[str, Any]) -> tuple[Record, list[dict[str, Any]], str]:
     """The record, the trials, and why."""
     settings = json.loads((place / store.TASK).read_text())
     versions = {"woodpecker": __version__, "tvm": str(import_tvm().__version__)}
     if settings["versions"] != versions:
         raise InputError(f"{place} was made by {settings['versions']}, and this is {versions}: make it again")
-    trials = candidates.read_trials(place)
+    trials = candidates.read_trials(place, listed["batches"])
     if not (place / candidates.PAIRED).exists():
         raise InputError(f"{place} was not measured to the end: run woodpecker measure {place} on the device")
-    paired = json.loads((place / candidates.PAIRED).read_text())
+    try:
+        paired = json.loads((place / candidates.PAIRED).read_text(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place / candidates.PAIRED} is damaged: {error}") from None
     default: PlanSteps = tuple(listed["default"])
     done = candidates.succeeded(trials)
     measured = next((t for t in done if candidates.key(t["plan"]) == candidates.key(default)), None)

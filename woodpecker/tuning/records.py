@@ -132,6 +132,12 @@ def from_json(data: Any, tvm_version: str | None = None) -> Record:
     for step in (*fields["plan"], *fields["default"]):
         if not isinstance(step, dict) or set(step) != {"min_rows", "strategy", "options"}:
             raise InputError("a step of the record's plan must hold min_rows, strategy and options")
+        kinds = {"min_rows": int, "strategy": str, "options": dict}
+        if not all(isinstance(step[name], kind) for name, kind in kinds.items()):
+            raise InputError("a step of the record's plan must hold an integer, a name and an object of options")
+    for name in ("ns_per_row", "default_ns_per_row"):
+        if not all(type(ns) in (int, float) for ns in fields[name].values()):
+            raise InputError(f"the record's {name} must hold numbers")
     if tvm_version is not None and fields["versions"].get("tvm") != tvm_version:
         raise InputError(f"it was measured with TVM {fields['versions'].get('tvm')}; this is TVM {tvm_version}")
     shape, target = shape_from_json(fields["shape"]), target_from_json(fields["target"])
@@ -167,6 +173,11 @@ def check_min_rows(plan: Sequence[Mapping[str, Any]]) -> None:
             raise StrategyError(f"the min_rows of a plan's steps must ascend from 0 to at most {MAX_MIN_ROWS}")
 
 
+def _refuse_constant(name: str) -> None:
+    """NaN and infinity are no JSON, and no number of a record."""
+    raise InputError(f"a record holds no {name}")
+
+
 def read_file(path: Path, tvm_version: str | None = None) -> list[Entry]:
     """All lines of a log, refused ones too.
 
@@ -178,7 +189,8 @@ def read_file(path: Path, tvm_version: str | None = None) -> list[Entry]:
         if not text.strip():
             continue
         try:
-            record = from_json(json.loads(text), tvm_version)
+            record = from_json(json.loads(text, parse_constant=_refuse_constant), tvm_version)
+            json.dumps(record.to_json(), ensure_ascii=False).encode()  # half a surrogate pair can't be printed
         except (ValueError, RecursionError) as error:  # InputError is a ValueError, and so is what json raises
             entries.append(Entry(path, number, None, str(error)))
         else:
@@ -190,7 +202,7 @@ def files(folder: Path, stem: str | None = None) -> list[Path]:
     """The logs of a folder, or of a file: those of one target where ``stem`` is a `TargetKey.stem`."""
     if folder.is_file():
         return [folder]
-    found = sorted(folder.glob("*/*.jsonl"))
+    found = sorted(p for p in folder.glob("*/*.jsonl") if p.is_file())  # reading a pipe would wait for ever
     return found if stem is None else [p for p in found if p.parent.name.rpartition("-")[0] == stem]
 
 
