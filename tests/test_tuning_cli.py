@@ -285,7 +285,12 @@ def test_folders_that_cannot_be_measured(halved, tmp_path, cli):
     with pytest.raises(InputError, match="was not measured to the end"):
         halves.take(folder)
     (folder / candidates.PAIRED).write_text('{"plans": [3]}')
-    (folder / candidates.TRIALS).write_text(json.dumps({"plan": listed["default"], "status": "ok", "ns": {"1": 3.0}}))
+    short = {"plan": listed["default"], "status": "ok", "ns": {"1": 3.0}}
+    (folder / candidates.TRIALS).write_text(json.dumps(short))
+    with pytest.raises(InputError, match="the default plan was not measured"):
+        halves.take(folder)
+    whole = {**short, "ns": {str(n): 3.0 for n in listed["batches"]}}
+    (folder / candidates.TRIALS).write_text(json.dumps(whole))
     with pytest.raises(InputError, match="is damaged"):
         halves.take(folder)
     (folder / candidates.PAIRED).write_text('{"plans": [], "cores": 2}')
