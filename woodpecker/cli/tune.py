@@ -14,7 +14,6 @@ import numpy as np
 import typer
 
 from ..errors import InputError
-from ..runtime.files import check_output
 from .common import check_input, command, note, parse_range
 from .tune_logs import show_export, show_list, show_merge, show_prune
 
@@ -117,6 +116,8 @@ def main(
         from ..tuning.halves import take
 
         if report is not None:
+            from ..runtime.files import check_output
+
             check_output(report)
         return _show(take(imported, tuning_logs=tuning_logs), report, quiet, as_json)
     if model is None:
@@ -130,6 +131,8 @@ def main(
         if ignored := [name for name, given in others.items() if given]:
             raise InputError(f"--build takes no {' or '.join(ignored)}: it measures nothing and leaves no record")
     if report is not None:
+        from ..runtime.files import check_output
+
         check_output(report, model)
     from ..frontend import to_forest
     from ..tuning import offline
