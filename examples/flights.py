@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 
 import woodpecker as wp
 
-STRATEGIES = ("auto", "gemm", "tree_traversal", "perfect_tree_traversal", "bitslice")
+STRATEGIES = ("auto", "gemm", "tree_traversal", "perfect_tree_traversal", "bitslice", "scan")
 CATEGORIES = ["carrier", "origin", "dest"]
 NUMBERS = ["month", "day", "hour", "minute", "flight", "distance", "dep_delay", "plane_year", "seats"]
 TIMED_ROWS = 4_000
