@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .errors import UnsupportedModelError
-from .forest import IN, LEAF, LT, MISSING_ZERO, Forest, leaf_depth, tree_depth
+from .forest import IN, LEAF, LT, MISSING_ZERO, Forest, leaf_depth, tree_depth, tree_leaves
 
 MAX_BITSET_WORDS = 2**26
 PIECE_BITS = 2**26
@@ -81,6 +81,11 @@ class Canonical:
     @property
     def max_depth(self) -> int:
         return int(self.depth.max(initial=0))
+
+    @property
+    def leaf_bits(self) -> int:
+        """Bits that number the leaves of any tree."""
+        return max(1, int(tree_leaves(self.forest).max(initial=1) - 1).bit_length())
 
     @property
     def has_categories(self) -> bool:

@@ -13,7 +13,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as TB
 
 from ..layout import Layout
-from ..relay_ops import bitslice
+from ..relay_ops import bitslice, circuit
 from ..relay_ops.predicate import Expr
 from . import cpu_bytes
 from .cpu_bytes import AVX512, interleave, shuffled
@@ -81,7 +81,7 @@ def _perfect(frame: Frame, t: Expr) -> list[Expr] | None:
 
     def stored(subtree: Expr, bit: int) -> Expr:
         """The row of a bit of a subtree."""
-        return const(bitslice.FIRST + depth + bit) + subtree * const(low)
+        return const(circuit.FIRST + depth + bit) + subtree * const(low)
 
     def bits(first: Expr, within: int, height: int, word: Expr) -> list[Expr]:
         """Of the node at heap place ``first`` + ``within``, first being the leftmost of its level."""
@@ -112,7 +112,7 @@ def _perfect(frame: Frame, t: Expr) -> list[Expr] | None:
     with TB.serial(0, WORDS // words) as part:
         word = register(part * const(words))
         for bit, value in enumerate(whole(word)):
-            TB.buffer_store(M, value, [place(const(bitslice.FIRST + bit), word)])
+            TB.buffer_store(M, value, [place(const(circuit.FIRST + bit), word)])
     return None
 
 
@@ -120,7 +120,7 @@ def _expanded(frame: Frame, byte: int, g: int) -> Expr:
     """One byte of the leaf numbers of 64 rows, uint8x64, from the bits at M[FIRST] .."""
     M, total = scratch_view(frame, "uint64", frame.extra), None
     for bit in range(8 * byte, min(frame.signature.constant("bits"), 8 * byte + 8)):
-        plane = M[const((bitslice.FIRST + bit) * WORDS + g)]
+        plane = M[const((circuit.FIRST + bit) * WORDS + g)]
         chosen = tirx.call_intrin("boolx64", "tirx.reinterpret", plane)
         one, zero = (tirx.Broadcast(const(v, "uint8"), 64) for v in (1 << (bit - 8 * byte), 0))
         part = tirx.Select(chosen, one, zero)
@@ -145,7 +145,7 @@ def _numbers(frame: Frame, t: Expr) -> list[list[Expr]]:
         return [[_expanded(frame, byte, g) for g in range(WORDS)] for byte in range((bits + 7) // 8)]
     if planes is None:
         M = scratch_view(frame, "uint64", frame.extra)
-        planes = [M[mask_row(const(bitslice.FIRST + bit))] for bit in range(bits)]
+        planes = [M[mask_row(const(circuit.FIRST + bit))] for bit in range(bits)]
     rows = [vector_register(tirx.reinterpret("uint8x64", plane)) for plane in planes]
     zeros = tirx.Broadcast(const(0, "uint8"), 64)
     identity = tirx.reinterpret("uint8x64", tirx.Broadcast(tirx.const(0x8040201008040201, "uint64"), 8))

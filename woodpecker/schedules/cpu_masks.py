@@ -9,7 +9,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as TB
 
 from ..layout import Layout
-from ..relay_ops import bitslice
+from ..relay_ops import bitslice, circuit
 from ..relay_ops.predicate import Expr
 from . import cpu_columns
 from .tir import Fill, Frame, const, register, scratch_view, vector_register
@@ -61,7 +61,7 @@ def masks(frame: Frame, fill: Fill) -> None:
     """
     tables = frame.tables
     M = scratch_view(frame, "uint64", frame.extra)
-    for row, bits in ((bitslice.ZEROS, 0), (bitslice.ONES, 2**64 - 1)):
+    for row, bits in ((circuit.ZEROS, 0), (circuit.ONES, 2**64 - 1)):
         TB.buffer_store(M, tirx.Broadcast(tirx.const(bits, "uint64"), WORDS), [mask_row(const(row))])
     first, n_numeric = frame.scalar("first_predicate"), frame.scalar("n_numeric")
     searched = "heaps" in frame.signature.flags and frame.value_dtype == "float32"
