@@ -213,7 +213,7 @@ def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
 def _table(canonical: Canonical) -> Layout:
     found = circuit(canonical, _predicates(canonical), predicate_rows(canonical))
     tables = {"operation_offset": found.offset.astype(np.int32), "operation": found.operations}
-    first = FIRST + found.bits + 2 * found.n_temporary
+    first = FIRST + found.bits + found.n_temporary
     return Layout({"first_predicate": first}, tables, {"bits": found.bits}, frozenset())
 
 
