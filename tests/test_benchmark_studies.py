@@ -178,7 +178,7 @@ BAD, ABSENT = toys.BAD, toys.ABSENT
 def test_latency_of_who_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("LIB", "SOUND", "ONE_BIT", "OTHER_PREDICT", "BAD", "ABSENT")
     contestants = {f"tests.test_benchmark_studies:{name}": globals()[name] for name in names}
-    monkeypatch.setattr(latency, "train", lambda shape, n, settings, output: toys.train(shape, n, toys.FAST, output))
+    monkeypatch.setattr(latency, "train", lambda shape, n, settings, output: toys.train(shape, n, 1, output))
     settings = dataclasses.replace(FAST, fresh_processes=1, latency_calls=30)
     (cell,) = latency.cells([toys.TOY])
     record = latency.measure(cell, settings, tmp_path, contestants)

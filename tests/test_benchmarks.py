@@ -107,7 +107,7 @@ ABSENT = Contestant("absent", PEER, load, requires=("no_such_package_anywhere.mo
 UNFIT = Contestant("unfit", PEER, load, refuses=lambda info: "it takes no toys")
 
 
-def train(shape: Shape, n_rows: int, settings: Settings, output: Path) -> Info:
+def train(shape: Shape, n_rows: int, threads: int, output: Path) -> Info:
     path = output / "rows.f32"
     make_rows(shape, n_rows, seed=2).tofile(path)
     return Info(shape, output / "model", path, n_rows)
@@ -411,7 +411,7 @@ def test_threshold_rows_hit_the_thresholds() -> None:
 
 
 def test_a_worker_has_one_thread_and_a_memory_limit(tmp_path: Path) -> None:
-    info = train(TOY, 16, FAST, tmp_path)
+    info = train(TOY, 16, 1, tmp_path)
     name = "tests.test_benchmarks:GREEDY"
     with worker(name, info, tmp_path / "made", tmp_path / "log", 2 * 2**30) as one:
         assert one.order("build", limit=20.0)["seconds"] >= 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import machine
+from .. import driver, machine
 from ..driver import Failed, Refused, worker
 from ..shapes import Info, Shape
 from ..state import State
@@ -99,18 +99,15 @@ def in_worker(cell: Cell, settings: Settings, output: Path) -> dict[str, Any]:
 
 
 def train(shape: Shape, n_rows: int, settings: Settings, output: Path) -> Info:
-    """`benchmarks.shapes.prepare` in a process of its own.
+    """`benchmarks.driver.train`.
 
     Raises:
         Skipped: the library is not installed, or training failed.
     """
-    threads = settings.train_threads
-    arguments: dict[str, Any] = {"shape": dataclasses.asdict(shape), "cache": str(output / "models"), "n_rows": n_rows}
-    with worker(None, None, output, output / "logs" / f"{shape.name}-train.log", 0, threads) as one:
-        try:
-            return Info.from_json(one.order("train", limit=3600.0, threads=threads, **arguments))
-        except Failed as problem:
-            raise Skipped(f"no model: {problem}") from None
+    try:
+        return driver.train(shape, n_rows, settings.train_threads, output)
+    except Failed as problem:
+        raise Skipped(f"no model: {problem}") from None
 
 
 def run_study(
