@@ -5,16 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
-import os
-import signal
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from woodpecker.runtime.threads import available_cpus
 
-from .. import machine
+from .. import outcome
 from ..contestants import resolve
 from ..report import machine_lines
 from ..run import say
@@ -60,14 +56,10 @@ QUICK_SETTINGS = Settings(
 def add_parsers(commands: Any) -> None:
     for name, help_text in STUDIES.items():
         one = commands.add_parser(name, help=help_text)
-        one.add_argument("--output", type=Path, default=Path("build/benchmarks"), help="folder of models and results")
-        one.add_argument("--quick", action="store_true", help="tiny models, for CI: its times mean nothing")
-        one.add_argument("--fresh", action="store_true", help="drop what an earlier run measured; models are kept")
+        outcome.add_options(one, "tiny models, for CI: its times mean nothing")
         one.add_argument("--budget", type=float, default=3600.0, metavar="SECONDS", help="stop after about this (3600)")
-        one.add_argument("--rounds", type=int, help="interleaved rounds (9)")
-        one.add_argument("--date", action="store_true", help="write today's date into the results")
         if name not in ("latency", "threads"):  # what these ask is time on the wall
-            one.add_argument("--clock", choices=("wall", "cpu"), help="cpu: CPU time instead, for a busy machine")
+            outcome.add_clock(one)
         if name == "scaling":
             known = ", ".join(scaling.AXES)
             one.add_argument("--axis", action="append", metavar="NAME", help=f"only this ({known}); several times")
@@ -94,35 +86,11 @@ def main(given: argparse.Namespace) -> int:
     name = given.command
     settings = _settings(given)
     cells, measure = _plan(given, settings)
-    output = given.output / "quick" if given.quick else given.output
+    output = outcome.folder(given)
     if given.fresh:
         (output / f"{name}.jsonl").unlink(missing_ok=True)
-    # Ended by a signal, it ends its workers first, as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        results = run_study(name, cells, settings, output, budget=given.budget, say=say, measure=measure)
-    except KeyboardInterrupt:
-        say("interrupted; the same command goes on from here")
-        return 130
-    if given.date:
-        results["date"] = machine.today()
-    text = render(results)
-    path = output / f"{name}-{machine.slug(results['machine'])}.json"
-    write(path, json.dumps(results, indent=1) + "\n")
-    write(path.with_suffix(".md"), text + "\n")
-    print(text)
-    say(f"results: {path}")
-    found = failures(results)
-    for failure in found:
-        say(f"FAILED: {failure}")
-    return 1 if found else 0
-
-
-def write(path: Path, content: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f"partial-{path.name}")
-    partial.write_text(content)
-    os.replace(partial, path)
+    run = functools.partial(run_study, name, cells, settings, output, budget=given.budget, say=say, measure=measure)
+    return outcome.carry_out(run, given, f"{name}-", render, failures)
 
 
 def render(results: Mapping[str, Any]) -> str:
