@@ -14,7 +14,7 @@ from typing import Any
 
 from . import machine
 from .cell import Running, Settings, check_routing, checked_rows, measure, medians, wanted_answers
-from .contestants import LIBRARY, WOODPECKER, Contestant, missing_module
+from .contestants import LIBRARY, NO_LOGS, WOODPECKER, Contestant, missing_module
 from .driver import Failed, Refused, train, worker
 from .shapes import Info, Shape, pool_rows
 from .state import State
@@ -56,6 +56,7 @@ def header(shapes: Sequence[Shape], names: Sequence[str], settings: Settings) ->
     return {
         "schema": SCHEMA,
         "machine": machine.describe(),
+        "tuning_logs": list(NO_LOGS),
         "settings": dataclasses.asdict(settings),
         "shapes": [dataclasses.asdict(shape) for shape in shapes],
         "contestants": list(names),

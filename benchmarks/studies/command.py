@@ -12,7 +12,7 @@ from woodpecker.runtime.threads import available_cpus
 
 from .. import outcome
 from ..contestants import resolve
-from ..report import machine_lines
+from ..report import machine_lines, plan_lines
 from ..run import say
 from ..shapes import QUICK, SHAPES, Shape
 from . import forests, latency, regret, routing, scaling, threads
@@ -100,7 +100,7 @@ def render(results: Mapping[str, Any]) -> str:
         results: As `benchmarks.studies.runner.run_study` returns them.
     """
     name = results["study"]
-    lines = [f"# {name.capitalize()}: {STUDIES[name]}", "", *machine_lines(results["machine"])]
+    lines = [f"# {name.capitalize()}: {STUDIES[name]}", "", *machine_lines(results["machine"]), *plan_lines(results)]
     lines += [f"Commit {results['commit'] or 'unknown'}.", ""]
     if results["settings"]["clock"] == "cpu":
         lines += ["Times are CPU time, not time on the wall: the machine was in use by others.", ""]

@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import cell as suite
 from ..check import error
-from ..contestants import PEER, RAW, Contestant
+from ..contestants import AUTO, PEER, RAW, WOODPECKER, Contestant
 from ..driver import Failed, Refused, environment
 from ..report import ABSENT, seconds, table
 from ..run import Run, contest, places, say
@@ -22,8 +22,8 @@ from ..shapes import Info, Shape
 from ..state import State
 from .runner import Cell, Settings, train
 
-CONTESTANTS = ("library", "onnxruntime", "onedal", "treelite", "lleaves", "woodpecker:auto")
-QUICK = ("library", "woodpecker:auto")
+CONTESTANTS = ("library", "onnxruntime", "onedal", "treelite", "lleaves", f"{WOODPECKER}:{AUTO}")
+QUICK = ("library", f"{WOODPECKER}:{AUTO}")
 STEPS = ("numpy", "import", "load", "first")
 ROUND_SECONDS = 0.5
 COLD_SECONDS = 120.0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import driver, machine
+from ..contestants import NO_LOGS
 from ..driver import Failed, Refused, worker
 from ..shapes import Info, Shape
 from ..state import State
@@ -157,6 +158,7 @@ def header(name: str, settings: Settings) -> dict[str, Any]:
         "schema": SCHEMA,
         "study": name,
         "machine": machine.describe(),
+        "tuning_logs": list(NO_LOGS),
         "benchmark_sources": machine.source_digest(Path(__file__).parents[1]),
         "settings": dataclasses.asdict(settings),
     }
