@@ -136,7 +136,20 @@ def latency_results() -> dict[str, Any]:
     return results("latency", (1,), one=cell)
 
 
-ALL = (regrets, threads_results, scaling_results, routing_results, latency_results)
+def levels_results() -> dict[str, Any]:
+    times = {"x86-64-v2": [30.0, 50.0], "llvm": [10.0, 12.0]}
+    scan = {"status": "ok", "reason": None, "about": {"model": "one", "strategy": "scan"}}
+    scan["batches"] = {"64": {"ns_per_row": times}}
+    cost = {"status": "ok", "reason": None, "about": {"model": "one", "strategy": "auto"}}
+    cost["targets"] = {
+        "llvm": {"compile_seconds": 1.5, "save_seconds": 2.5, "artifact_bytes": 2000, "load_seconds": 0.001},
+        "x86-64-v4": {"compile_seconds": 0.5, "save_seconds": 1.0, "artifact_bytes": 1000},
+    }
+    refused = {"status": "refused", "reason": "too many", "about": {"model": "one", "strategy": "bitslice"}}
+    return results("levels", (64,), **{"one/scan": scan, "one/cost": cost, "one/bitslice": refused})
+
+
+ALL = (regrets, threads_results, scaling_results, routing_results, latency_results, levels_results)
 
 
 def test_reports_show_the_figures() -> None:
@@ -154,6 +167,11 @@ def test_reports_show_the_figures() -> None:
     assert "| woodpecker:auto  |  1 s | 0.1 s |  0.2 s | 0.3 s | 0.4 s |    0.05 s |    0.025 s |" in text
     assert "| onedal          |               - |      - |      2.5 µs | 9.0 µs |" in text
     assert "- one: lleaves: refused: LightGBM only" in text
+    text = command.render(levels_results())
+    assert "| one   |     scan |   64 |      40.0 | 11.0 |" in text
+    assert "| one   |      llvm |   1.5 s | 2.5 s |  2.00 KB | 0.001 s |" in text
+    assert "| one   | x86-64-v4 |   0.5 s |   1 s |  1.00 KB |       - |" in text
+    assert "- one/bitslice: refused: too many" in text
 
 
 def test_reports_say_what_is_missing() -> None:
@@ -182,6 +200,7 @@ DRAWN = {
     "scaling": ["scaling-trees", "scaling-batch"],
     "routing": ["routing-one"],
     "latency": ["latency-one"],
+    "levels": ["levels-one"],
 }
 
 

@@ -1,4 +1,4 @@
-"""The studies on the command line: python -m benchmarks regret | latency | threads | scaling | routing | plot."""
+"""The studies on the command line: python -m benchmarks regret | latency | threads | scaling | routing | levels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..contestants import resolve
 from ..report import machine_lines, plan_lines
 from ..run import say
 from ..shapes import QUICK, SHAPES, Shape
-from . import forests, latency, regret, routing, scaling, threads
+from . import forests, latency, levels, regret, routing, scaling, threads
 from .runner import Cell, Measure, Settings, failures, in_worker, run_study
 
 STUDIES: Mapping[str, str] = {
@@ -24,6 +24,7 @@ STUDIES: Mapping[str, str] = {
     "threads": "large batches on one thread and on more",
     "scaling": "time, memory, size and compile time over trees, leaves, features and batch",
     "routing": "rows that split evenly everywhere, and rows that nearly all take one path",
+    "levels": "strategies on each CPU level of one artifact, and what a level costs",
 }
 REPORTS: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "regret": regret.render,
@@ -31,6 +32,7 @@ REPORTS: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "threads": threads.render,
     "scaling": scaling.render,
     "routing": routing.render,
+    "levels": levels.render,
 }
 BATCHES = {
     "regret": regret.BATCHES,
@@ -38,6 +40,7 @@ BATCHES = {
     "threads": threads.BATCHES,
     "scaling": scaling.BATCHES,
     "routing": routing.BATCHES,
+    "levels": levels.BATCHES,
 }
 QUICK_SETTINGS = Settings(
     batches=(1, 64),
@@ -67,6 +70,9 @@ def add_parsers(commands: Any) -> None:
             one.add_argument("--shape", action="append", default=[], metavar="NAME", help="only this; several times")
         if name == "regret":
             one.add_argument("--forest", action="append", default=[], metavar="N", help="only this of the 20; or all")
+        if name == "levels":
+            known = ", ".join(levels.STRATEGIES)
+            one.add_argument("--strategy", action="append", metavar="NAME", help=f"only this ({known}); several times")
         if name == "threads":
             one.add_argument("--most", type=int, metavar="THREADS", help="up to so many threads (the usable CPUs)")
         if name == "latency":
@@ -139,6 +145,8 @@ def _plan(given: argparse.Namespace, settings: Settings) -> tuple[list[Cell], Me
             suite = ()
         return regret.cells(regret.selected(suite, held, given.shape, given.forest), settings), in_worker
     by_name = {shape.name: shape for shape in suite}
+    if given.command == "levels":
+        return _levels(given, by_name, settings), in_worker
     _known("model", given.shape, by_name)
     shapes = [by_name[name] for name in given.shape or by_name]
     if given.command == "threads":
@@ -149,6 +157,16 @@ def _plan(given: argparse.Namespace, settings: Settings) -> tuple[list[Cell], Me
     names = given.contestant or (latency.QUICK if given.quick else latency.CONTESTANTS)
     contestants = {name: resolve(name) for name in dict.fromkeys(("library", *names))}
     return latency.cells(shapes), functools.partial(latency.measure, contestants=contestants)
+
+
+def _levels(given: argparse.Namespace, suite: Mapping[str, Shape], settings: Settings) -> list[Cell]:
+    made: Mapping[str, Any] = {} if given.quick else levels.GENERATED
+    asked: Sequence[str] = given.shape or (tuple(suite) if given.quick else (*levels.MODELS, *made))
+    _known("model", asked, {**suite, **made})
+    strategies = given.strategy or settings.strategies or tuple(levels.STRATEGIES)
+    _known("strategy", strategies, levels.STRATEGIES)
+    shapes = [suite[name] for name in asked if name in suite]
+    return levels.cells(shapes, [name for name in asked if name in made], strategies, settings)
 
 
 def _known(what: str, names: Sequence[str], known: Mapping[str, Any]) -> None:

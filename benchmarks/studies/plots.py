@@ -11,7 +11,7 @@ from woodpecker.errors import MissingExtraError
 
 from ..report import rows_a_call
 from ..stats import median, summarise
-from . import latency, regret, scaling, threads
+from . import latency, levels, regret, scaling, threads
 
 Figure = Any
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#000000")
@@ -225,6 +225,27 @@ def _routing(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
     return figures
 
 
+def _levels(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
+    figures = {}
+    timed = [cell for cell in results["cells"].values() if "batches" in cell]
+    for model in dict.fromkeys(cell["about"]["model"] for cell in timed):
+        found = {c["about"]["strategy"]: c["batches"] for c in timed if c["about"]["model"] == model}
+        batches = list(dict.fromkeys(batch for one in found.values() for batch in one))
+        figure, grid = _tall(pyplot, 4 * len(found), len(batches))
+        for axes, batch in zip(grid[0], batches, strict=True):
+            taken = {name: one[batch]["ns_per_row"] for name, one in found.items() if batch in one}
+            _bars(
+                axes,
+                list(taken),
+                {level: [median(times.get(level, [])) for times in taken.values()] for level in levels.LEVELS},
+            )
+            axes.set_xlabel("ns/row, one thread")
+            axes.set_title(rows_a_call(int(batch)))
+        figure.suptitle(f"CPU levels of one artifact: {model}")
+        figures[f"levels-{model}"] = figure
+    return figures
+
+
 def _run(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
     figures = {}
     for batch in results["settings"]["batches"]:
@@ -251,4 +272,5 @@ DRAWN: Mapping[str, Callable[[Any, Mapping[str, Any]], dict[str, Figure]]] = {
     "threads": _threads,
     "scaling": _scaling,
     "routing": _routing,
+    "levels": _levels,
 }

@@ -39,7 +39,7 @@ class Settings:
         fresh_processes: Processes for each figure of a first prediction.
         latency_calls: Calls of one row in each round.
         strategies: Those that are compared; none: every one that is installed.
-        points: The first so many of each axis of the scaling study; 0: all.
+        points: The first so many of each axis of the scaling study; 0: all. Otherwise `levels` has fewer of them too.
         memory_gb: Limit of each worker's address space; 0: none.
         train_threads: Threads that train the models.
     """
