@@ -42,10 +42,12 @@ def blocks(document: Path) -> Iterator[tuple[str, str]]:
 
 
 def documents_that_run() -> list[Any]:
-    """Those with commands take many seconds: they are left to the full tier."""
+    """Those with commands, or that compile many models, take many seconds: they are left to the full tier."""
     found = [(d, {language for language, _ in blocks(d)}) for d in DOCS]
-    full = pytest.mark.full
-    return [pytest.param(d, marks=full if "bash" in has else ()) for d, has in found if has & {"python", "bash"}]
+    slow = {d for d, has in found if "bash" in has or d.read_text().count("wp.compile(") > 3}
+    return [
+        pytest.param(d, marks=pytest.mark.full if d in slow else ()) for d, has in found if has & {"python", "bash"}
+    ]
 
 
 def name_of(document: Path) -> str:
