@@ -19,7 +19,7 @@ from woodpecker.errors import InputError
 from woodpecker.levels import make_levels
 from woodpecker.predicates import canonicalise
 from woodpecker.relay_ops.plan import make_plan
-from woodpecker.runtime import machine
+from woodpecker.runtime import machine, strict_json
 from woodpecker.targets import resolve, resolve_levels
 from woodpecker.tuning import logs, records
 from woodpecker.tuning.lookup import summary
@@ -345,6 +345,25 @@ def test_a_line_that_could_not_be_written_again_is_refused(forest, tmp_path, edi
     path.write_text(json.dumps(data) + "\n")
     (entry,) = records.read_file(path)
     assert entry.record is None and message in entry.refused
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is damaged: Expecting property name"),
+        ('{"a": -Infinity}', "is damaged: there is no -Infinity in JSON"),
+        ("[1e999]", "is damaged: the number 1e999 is beyond a float64"),
+        ("[" * 10_000, "is damaged: maximum recursion depth"),
+        ("\udcff", "is damaged: 'utf-8' codec can't decode"),
+    ],
+)
+def test_what_is_no_json_is_refused_and_the_file_named(tmp_path, content, message):
+    path = tmp_path / "x.json"
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(InputError, match=f"x.json {message}"):
+        strict_json.read(path)
+    path.write_text('{"a": [1.5, -1e-400, 3]}')
+    assert strict_json.read(path) == {"a": [1.5, 0.0, 3]}
 
 
 def test_pipes_among_logs_are_not_read(forest, tmp_path):

@@ -8,7 +8,6 @@ it gets a second round: candidates near the leaders of the first, and plans that
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from .. import __version__
 from ..errors import ArtifactError, InputError, TargetError, WoodpeckerError
 from ..predicates import canonicalise
 from ..relay_ops.plan import make_plan
-from ..runtime import candidates, machine
+from ..runtime import candidates, machine, strict_json
 from ..runtime.files import check_path
 from ..targets import import_tvm
 from . import offline, records, search, store
@@ -187,23 +186,16 @@ def _verified(
     return plans, verdict
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"it holds {name}, which is no time")
-
-
 def _judged(place: Path, listed: Mapping[str, Any]) -> tuple[Record, list[dict[str, Any]], str]:
     """The record, the trials, and why."""
-    settings = json.loads((place / store.TASK).read_text())
+    settings = strict_json.read(place / store.TASK)
     versions = {"woodpecker": __version__, "tvm": str(import_tvm().__version__)}
     if settings["versions"] != versions:
         raise InputError(f"{place} was made by {settings['versions']}, and this is {versions}: make it again")
     trials = candidates.read_trials(place, listed["batches"])
     if not (place / candidates.PAIRED).exists():
         raise InputError(f"{place} was not measured to the end: run woodpecker measure {place} on the device")
-    try:
-        paired = json.loads((place / candidates.PAIRED).read_text(), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{place / candidates.PAIRED} is damaged: {error}") from None
+    paired = strict_json.read(place / candidates.PAIRED)
     default: PlanSteps = tuple(listed["default"])
     done = candidates.succeeded(trials)
     measured = next((t for t in done if candidates.key(t["plan"]) == candidates.key(default)), None)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, StrategyError
+from ..runtime import strict_json
 from ..runtime.candidates import append_line
 from ..runtime.files import atomic_path, check_output, check_path
 from .shape import ShapeClass, TargetKey, shape_from_json, target_from_json, to_json
@@ -173,11 +174,6 @@ def check_min_rows(plan: Sequence[Mapping[str, Any]]) -> None:
             raise StrategyError(f"the min_rows of a plan's steps must ascend from 0 to at most {MAX_MIN_ROWS}")
 
 
-def _refuse_constant(name: str) -> None:
-    """NaN and infinity are no JSON, and no number of a record."""
-    raise InputError(f"a record holds no {name}")
-
-
 def read_file(path: Path, tvm_version: str | None = None) -> list[Entry]:
     """All lines of a log, refused ones too.
 
@@ -189,9 +185,9 @@ def read_file(path: Path, tvm_version: str | None = None) -> list[Entry]:
         if not text.strip():
             continue
         try:
-            record = from_json(json.loads(text, parse_constant=_refuse_constant), tvm_version)
+            record = from_json(strict_json.parse(text), tvm_version)
             json.dumps(record.to_json(), ensure_ascii=False).encode()  # half a surrogate pair can't be printed
-        except (ValueError, RecursionError) as error:  # InputError is a ValueError, and so is what json raises
+        except ValueError as error:  # InputError is one, and so is what encoding raises
             entries.append(Entry(path, number, None, str(error)))
         else:
             entries.append(Entry(path, number, record))

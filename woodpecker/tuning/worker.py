@@ -27,7 +27,7 @@ from ..manifest import ENTRIES
 from ..predicates import Canonical, canonicalise
 from ..relay_ops import tree_traversal
 from ..relay_ops.plan import plan_of
-from ..runtime import candidates, measure
+from ..runtime import candidates, measure, strict_json
 from ..runtime.files import atomic_path
 from ..targets import CpuTarget, resolve
 from . import candidate, store
@@ -72,7 +72,7 @@ class DeviceLostError(Exception):
 
 def load_task(folder: Path) -> Task:
     """The task of a work folder."""
-    settings = json.loads((folder / store.TASK).read_text())
+    settings = strict_json.read(folder / store.TASK)
     where = store.resolved_target(settings)
     forest = store.load_forest(folder / store.FOREST)
     X = np.load(folder / candidates.ROWS, allow_pickle=False)
