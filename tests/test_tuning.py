@@ -54,7 +54,7 @@ def test_a_job_leaves_a_record_that_compile_uses(tuned, forest):
     journal = candidates.read_trials(folder / "work")
     again = [t for t in journal if t.get("again")]
     assert journal[4:-1] == again  # after four of five trials
-    assert {space.key(t["plan"]) for t in again} == {space.key(t["plan"]) for t in journal[:4]}
+    assert {candidates.key(t["plan"]) for t in again} == {candidates.key(t["plan"]) for t in journal[:4]}
     assert result.trials[0]["ns"] == again[0]["ns"] != journal[0]["ns"]
     assert result.path == records.log_path(folder / "logs", result.record)
     (entry,) = records.read(folder / "logs")
@@ -275,7 +275,7 @@ def test_every_plan_of_the_space_serves_the_forest(name):
     found = space.space_of(canonical)
     assert ("perfect_tree_traversal" in found) == (name != "chain")
     plans = list(space.every(np.random.default_rng(0), found, canonical))
-    assert len({space.key(plan) for plan in plans}) == len(plans) <= space.size(found)
+    assert len({candidates.key(plan) for plan in plans}) == len(plans) <= space.size(found)
     assert {plan[0]["strategy"] for plan in plans} == set(found)
     for plan in plans:
         assert space.resolved(canonical, plan) == plan
@@ -292,13 +292,13 @@ def test_the_search_covers_its_space_without_repeating_itself(forest):
     while (plan := search.next_plan(what, trials, [])) is not None:
         ns = {"1": 10.0 + len(trials) % 5, "64": 9.0 - len(trials) % 3}
         trials.append({"plan": list(plan), "status": "ok" if len(trials) % 4 else "crashed", "ns": ns})
-    keys = [space.key(search.plan_in(t)) for t in trials]
-    assert keys[0] == space.key(default)
+    keys = [candidates.key(search.plan_in(t)) for t in trials]
+    assert keys[0] == candidates.key(default)
     assert len(set(keys)) == len(keys)
-    everything = {space.key(p) for p in space.every(np.random.default_rng(0), small, canonical)}
+    everything = {candidates.key(p) for p in space.every(np.random.default_rng(0), small, canonical)}
     assert everything <= set(keys)
     again = [search.next_plan(what, trials[:i], []) for i in range(len(trials))]
-    assert [space.key(plan) for plan in again] == keys
+    assert [candidates.key(plan) for plan in again] == keys
 
 
 def test_plans_are_joined_where_their_times_cross(forest):
@@ -372,7 +372,7 @@ def test_joined_plans_are_tried_the_most_promising_first(forest):
     more = search.Search(canonical, what.space, default, what.batches, len(trials) + 8, 0)
     first = search.next_plan(more, [*trials, *trials[:3]], [plan])
     assert first is not None
-    assert space.key(first) != space.key(plan)
+    assert candidates.key(first) != candidates.key(plan)
 
 
 def test_a_plan_of_several_steps_is_moved_one_step_at_a_time(forest):

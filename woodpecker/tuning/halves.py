@@ -106,7 +106,7 @@ def _plans(job: Job, measured: Sequence[Mapping[str, Any]], pending: list[PlanSt
     total = len(measured) + len(pending) + job.search.trials
     what = dataclasses.replace(job.search, trials=total)
     found: list[PlanSteps] = []
-    seen = {spaces.key(plan) for plan in pending} | {candidates.key(t["plan"]) for t in measured}
+    seen = {candidates.key(plan) for plan in pending} | {candidates.key(t["plan"]) for t in measured}
     while len(found) < job.search.trials:
         plan = search.next_plan(what, measured, [*pending, *found])
         if plan is None:
@@ -119,8 +119,8 @@ def _plans(job: Job, measured: Sequence[Mapping[str, Any]], pending: list[PlanSt
                 {"min_rows": s.min_rows, "strategy": s.strategy, "options": dict(s.options)} for s in steps
             )
         for each in (plan, completed):
-            if each is not None and spaces.key(each) not in seen and len(found) < job.search.trials:
-                seen.add(spaces.key(each))
+            if each is not None and candidates.key(each) not in seen and len(found) < job.search.trials:
+                seen.add(candidates.key(each))
                 found.append(each)
     return found
 

@@ -16,7 +16,6 @@ import numpy as np
 from ..errors import StrategyError
 from ..predicates import Canonical
 from ..relay_ops.plan import MAX_STEPS_OF_PLAN, STRATEGIES, TYPICAL_ROWS, plan_of
-from ..runtime.candidates import key as key
 from .records import MAX_MIN_ROWS, PlanSteps, check_min_rows
 
 Space = Mapping[str, Mapping[str, tuple[int, ...]]]
