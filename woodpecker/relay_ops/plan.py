@@ -110,6 +110,11 @@ def plan_of(canonical: Canonical, steps: Sequence[Mapping[str, Any]], reason: st
     return tuple(plan)
 
 
+def steps_of(plan: Sequence[Step]) -> tuple[dict[str, Any], ...]:
+    """{"min_rows", "strategy", "options"} of each step: what `plan_of` makes the plan of again."""
+    return tuple({"min_rows": s.min_rows, "strategy": s.strategy, "options": dict(s.options)} for s in plan)
+
+
 def _step(
     canonical: Canonical, strategy: str, given: Mapping[str, Any], reason: str, considered: Mapping[str, float | str]
 ) -> Step:

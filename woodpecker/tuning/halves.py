@@ -19,7 +19,7 @@ from zipfile import BadZipFile
 from .. import __version__
 from ..errors import ArtifactError, InputError, TargetError, WoodpeckerError
 from ..predicates import canonicalise
-from ..relay_ops.plan import make_plan
+from ..relay_ops.plan import make_plan, steps_of
 from ..runtime import candidates, machine, strict_json
 from ..runtime.files import check_path
 from ..targets import import_tvm
@@ -114,10 +114,7 @@ def _plans(job: Job, measured: Sequence[Mapping[str, Any]], pending: list[PlanSt
         completed = None
         if len(plan) == 1:
             step = plan[0]
-            steps = make_plan(job.canonical, step["strategy"], step["options"])
-            completed = tuple(
-                {"min_rows": s.min_rows, "strategy": s.strategy, "options": dict(s.options)} for s in steps
-            )
+            completed = steps_of(make_plan(job.canonical, step["strategy"], step["options"]))
         for each in (plan, completed):
             if each is not None and candidates.key(each) not in seen and len(found) < job.search.trials:
                 seen.add(candidates.key(each))

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import StrategyError
 from ..predicates import Canonical
-from ..relay_ops.plan import MAX_STEPS_OF_PLAN, STRATEGIES, TYPICAL_ROWS, plan_of
+from ..relay_ops.plan import MAX_STEPS_OF_PLAN, STRATEGIES, TYPICAL_ROWS, plan_of, steps_of
 from .records import MAX_MIN_ROWS, PlanSteps, check_min_rows
 
 Space = Mapping[str, Mapping[str, tuple[int, ...]]]
@@ -46,10 +46,9 @@ def resolved(canonical: Canonical, steps: Sequence[Mapping[str, Any]]) -> PlanSt
     """A plan with every option that was left to the forest filled in, or None where it can't serve the forest."""
     try:
         check_min_rows(steps)
-        plan = plan_of(canonical, steps, "")
+        return steps_of(plan_of(canonical, steps, ""))
     except StrategyError:
         return None
-    return tuple({"min_rows": s.min_rows, "strategy": s.strategy, "options": dict(s.options)} for s in plan)
 
 
 def size(space: Space) -> int:
