@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, StrategyError
+from ..errors import InputError
 from ..runtime import strict_json
 from ..runtime.candidates import append_line
 from ..runtime.files import atomic_path, check_output, check_path
@@ -25,8 +25,6 @@ from .shape import ShapeClass, TargetKey, shape_from_json, target_from_json, to_
 
 FORMAT = 1
 LOCK = ".lock"
-MAX_MIN_ROWS = 512
-"""Beyond the rows of the largest group no step loses to the one before it."""
 MAX_NAME = 200
 """Characters of a folder's or a file's name that is made of a record's strings; file systems take 255 bytes."""
 
@@ -160,18 +158,6 @@ def _check_names(shape: ShapeClass, target: TargetKey) -> None:
             raise InputError(f"the record's {name} is out of range")
     if max(len(shape.name), len(target.name)) > MAX_NAME:
         raise InputError(f"the record's shape and target must have names of at most {MAX_NAME} characters")
-
-
-def check_min_rows(plan: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse steps that begin where no step of a tuned plan does.
-
-    Raises:
-        StrategyError: there is one.
-    """
-    for step in plan:
-        least = step["min_rows"]
-        if type(least) is int and not 0 <= least <= MAX_MIN_ROWS:
-            raise StrategyError(f"the min_rows of a plan's steps must ascend from 0 to at most {MAX_MIN_ROWS}")
 
 
 def read_file(path: Path, tvm_version: str | None = None) -> list[Entry]:

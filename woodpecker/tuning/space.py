@@ -15,8 +15,8 @@ import numpy as np
 
 from ..errors import StrategyError
 from ..predicates import Canonical
-from ..relay_ops.plan import MAX_STEPS_OF_PLAN, STRATEGIES, TYPICAL_ROWS, plan_of, steps_of
-from .records import MAX_MIN_ROWS, PlanSteps, check_min_rows
+from ..relay_ops.plan import MAX_MIN_ROWS, MAX_STEPS_OF_PLAN, STRATEGIES, TYPICAL_ROWS, plan_of, steps_of
+from .records import PlanSteps
 
 Space = Mapping[str, Mapping[str, tuple[int, ...]]]
 """Strategy -> option -> candidates."""
@@ -45,7 +45,6 @@ def single(strategy: str, options: Mapping[str, int]) -> PlanSteps:
 def resolved(canonical: Canonical, steps: Sequence[Mapping[str, Any]]) -> PlanSteps | None:
     """A plan with every option that was left to the forest filled in, or None where it can't serve the forest."""
     try:
-        check_min_rows(steps)
         return steps_of(plan_of(canonical, steps, ""))
     except StrategyError:
         return None
