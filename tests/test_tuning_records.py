@@ -124,6 +124,16 @@ def test_records_that_do_not_fit_are_refused_with_the_reason(change, reason, for
     assert "no tuning record" in model.inspect()["tuning"]["skipped"][2]
 
 
+@pytest.mark.parametrize(("part", "name"), [("shape", "trees"), ("shape", "outputs"), ("target", "cores")])
+@pytest.mark.parametrize("value", [-1, 2**31])
+def test_sizes_out_of_range_are_named(part, name, value, forest, tmp_path):
+    good = record(forest).to_json()
+    (tmp_path / "one.jsonl").write_text(json.dumps({**good, part: {**good[part], name: value}}) + "\n")
+    (entry,) = records.read_file(tmp_path / "one.jsonl")
+    least = "at least 1" if (name, value) == ("outputs", -1) else "from 0 to 2,147,483,647"
+    assert f"{name} must be {least}, found {value}" in entry.refused
+
+
 @pytest.mark.parametrize(
     ("part", "change"),
     [

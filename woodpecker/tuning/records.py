@@ -27,6 +27,8 @@ FORMAT = 1
 LOCK = ".lock"
 MAX_NAME = 200
 """Characters of a folder's or a file's name that is made of a record's strings; file systems take 255 bytes."""
+MAX_SIZE = 2**31 - 1
+"""Of all sizes that a record's shape class and target are made of."""
 
 PlanSteps = tuple[Mapping[str, Any], ...]
 """A plan as JSON values: {"min_rows", "strategy", "options"} for each step."""
@@ -154,8 +156,8 @@ def _check_names(shape: ShapeClass, target: TargetKey) -> None:
         if not re.fullmatch(r"[A-Za-z0-9._+-]+", text) or ".." in text:
             raise InputError(f"the record's {name} must be of letters, digits and ._+-, found {text[:40]!r}")
     for name, value in {**to_json(shape), **to_json(target)}.items():
-        if type(value) is int and not 0 <= value < 2**31:
-            raise InputError(f"the record's {name} is out of range")
+        if type(value) is int and not 0 <= value <= MAX_SIZE:
+            raise InputError(f"the record's {name} must be from 0 to {MAX_SIZE:,}, found {str(value)[:40]}")
     if max(len(shape.name), len(target.name)) > MAX_NAME:
         raise InputError(f"the record's shape and target must have names of at most {MAX_NAME} characters")
 
