@@ -16,6 +16,7 @@ import pytest
 
 import woodpecker as wp
 from woodpecker.errors import InputError, TargetError
+from woodpecker.runtime import candidates
 from woodpecker.tuning import candidate, offline, records, remote, search, space, store, worker
 from woodpecker.tuning import job as jobs
 

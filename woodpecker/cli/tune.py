@@ -14,7 +14,7 @@ import numpy as np
 import typer
 
 from ..errors import InputError
-from .common import check_input, command, note, parse_range
+from .common import Drop, Header, IterationRange, Missing, check_input, command, note, parse_range
 from .tune_logs import show_export, show_list, show_merge, show_prune
 
 if TYPE_CHECKING:
@@ -36,12 +36,8 @@ def main(
     data: Annotated[
         Path | None, typer.Option(help="Rows as will be predicted: .csv, .tsv, .parquet or .npy.", show_default=False)
     ] = None,
-    header: Annotated[
-        bool, typer.Option("--header/--no-header", help="Whether the first line of a .csv or .tsv names columns.")
-    ] = True,
-    drop: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN", help="A column that is no feature; may be repeated.")
-    ] = None,
+    header: Header = True,
+    drop: Drop = None,
     batch: Annotated[
         list[int] | None,
         typer.Option(min=1, help="Rows per call that matter; may be repeated. [default: 1, 16, 64, 256, 1024, 8192]"),
@@ -80,8 +76,8 @@ def main(
         typer.Option(metavar="PATH", help="Add the records of a folder or file; may be repeated.", show_default=False),
     ] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Keep the best records, drop those that are refused.")] = False,
-    missing: Annotated[float, typer.Option(help="As for compile.")] = math.nan,
-    iteration_range: Annotated[str | None, typer.Option(metavar="START:STOP", help="As for compile.")] = None,
+    missing: Missing = math.nan,
+    iteration_range: IterationRange = None,
 ) -> None:
     """Measure many ways to run MODEL, and leave a record that later compilations use.
 
