@@ -23,12 +23,14 @@ import numpy as np
 
 from .. import reference
 from ..errors import WoodpeckerError
+from ..layout import Layout
 from ..manifest import ENTRIES
 from ..predicates import Canonical, canonicalise
 from ..relay_ops import tree_traversal
-from ..relay_ops.plan import plan_of
+from ..relay_ops.plan import Step, plan_of
 from ..runtime import candidates, measure, strict_json
 from ..runtime.files import atomic_path
+from ..schedules.cpu import tables_of
 from ..targets import CpuTarget, resolve
 from . import candidate, store
 from .candidate import SYMBOL, Code, code_of
@@ -45,6 +47,7 @@ class Task:
 
     folder: Path
     canonical: Canonical
+    tables: Callable[[Step], Layout]
     where: CpuTarget
     X: np.ndarray
     n_rows: int
@@ -76,7 +79,9 @@ def load_task(folder: Path) -> Task:
     where = store.resolved_target(settings)
     forest = store.load_forest(folder / store.FOREST)
     X = np.load(folder / candidates.ROWS, allow_pickle=False)
-    return Task(folder, canonicalise(forest), where, X, settings["n_rows"], tuple(settings["batches"]))
+    canonical = canonicalise(forest)
+    tables = tables_of(canonical)
+    return Task(folder, canonical, tables, where, X, settings["n_rows"], tuple(settings["batches"]))
 
 
 def limit_memory(extra: int) -> None:
@@ -138,7 +143,7 @@ def _prepare(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]
     if n < len(X):
         here = dataclasses.replace(task, where=task.where if task.where.native else resolve("llvm"))
         walk = {"min_rows": 0, "strategy": tree_traversal.NAME, "options": {"trees": 1, "interleave": 1, "unroll": 1}}
-        code = code_of(canonical, plan_of(canonical, [walk], ""), here.where)
+        code = code_of(canonical, plan_of(canonical, [walk], ""), here.where, task.tables)
         wanted = in_process(here, code, task.entry, X)[0]([(0, len(X))])
         if wrong := measure.difference(wanted[-n:], oracle):
             return {"status": "wrong", "message": f"a plain walk disagrees with the interpreter: {wrong}"}
@@ -147,7 +152,7 @@ def _prepare(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]
 
 
 def _code(task: Task, plan: Any) -> Code:
-    return code_of(task.canonical, plan_of(task.canonical, plan, ""), task.where)
+    return code_of(task.canonical, plan_of(task.canonical, plan, ""), task.where, task.tables)
 
 
 def _measure(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
