@@ -25,7 +25,8 @@ FAULTY = (str(Path(__file__).with_name("tuning_faults.py")),)
 
 @pytest.fixture(scope="module")
 def forest():
-    return grown(1, 6, 4, dtype=np.float32)
+    """One tree: its default plan has one step, which takes a second less to compile than several."""
+    return grown(1, 1, 4, dtype=np.float32)
 
 
 def quick(model, folder, **options):
@@ -191,6 +192,7 @@ def test_numbers_are_checked_before_the_model(tmp_path):
             wp.tune(object(), **wrong)
 
 
+@pytest.mark.full
 def test_tuning_is_imported_only_when_it_is_used():
     code = (
         "import sys, woodpecker.tuning.lookup; print(*sorted(m for m in sys.modules if m.startswith('woodpecker.t')))"

@@ -164,7 +164,7 @@ def test_ctrl_c_keeps_what_was_measured(folder, home):
 @pytest.fixture(scope="module")
 def halved(tmp_path_factory):
     """(forest, folder): candidates of a small model, not measured."""
-    forest = grown(1, 6, 4, dtype=np.float32)
+    forest = grown(1, 1, 4, dtype=np.float32)  # its default plan has one step
     folder = tmp_path_factory.mktemp("halves") / "candidates"
     assert halves.make(forest, folder, trials=4, batches=(1, 64)) == 4
     return forest, folder
@@ -255,6 +255,7 @@ def test_a_folder_is_measured_by_one_process_and_its_files_are_no_modules(halved
     assert [t["status"] for t in candidates.measure_all(folder)] == ["ok"]
 
 
+@pytest.mark.full
 def test_a_winner_whose_entries_are_wrong_is_not_taken(halved, tmp_path, monkeypatch):
     _, made = halved
     folder = tmp_path / "taken"

@@ -94,6 +94,7 @@ def test_temporary_files_go_with_their_worker(tmp_path):
     assert not (tmp_path / store.TEMPORARY).exists()
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have nothing like it")
 def test_a_process_that_hangs_ends_with_the_one_that_started_it(tmp_path):
     hanging = (
