@@ -164,7 +164,7 @@ def test_ctrl_c_keeps_what_was_measured(folder, home):
 @pytest.fixture(scope="module")
 def halved(tmp_path_factory):
     """(forest, folder): candidates of a small model, not measured."""
-    forest = grown(1, 1, 4, dtype=np.float32)  # its default plan has one step
+    forest = grown(1, 6, 4, dtype=np.float32)
     folder = tmp_path_factory.mktemp("halves") / "candidates"
     assert halves.make(forest, folder, trials=4, batches=(1, 64)) == 4
     return forest, folder

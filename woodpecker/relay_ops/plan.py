@@ -145,7 +145,7 @@ def _with_few_rows(canonical: Canonical, step: Step, given: Mapping[str, Any]) -
     others = [min(walks, key=lambda m: float(m.cost(canonical, TYPICAL_ROWS))).NAME]
     if step.strategy == bitslice.NAME and scan.applicable(canonical, {}) is None:
         others.append(scan.NAME)
-    most = TOGETHER[step.strategy][0]
+    most = min(TOGETHER[step.strategy][0], step.options["rows"])
     totals = {name: _totals(canonical, name, most) for name in (step.strategy, *others)}
     cheapest = [min(others, key=lambda name: totals[name][n]) for n in range(most)]
     dearer = (n for n in range(1, most) if totals[cheapest[n]][n] >= totals[step.strategy][n])
