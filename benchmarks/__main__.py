@@ -1,4 +1,4 @@
-"""python -m benchmarks run | regret | latency | threads | scaling | routing | report | plot: see docs/benchmarks.md."""
+"""python -m benchmarks run | report | plot, or a study, such as regret: see docs/benchmarks.md."""
 
 from __future__ import annotations
 

@@ -120,6 +120,25 @@ def test_the_search_covers_its_space_without_repeating_itself(forest):
     assert [candidates.key(plan) for plan in again] == keys
 
 
+def test_strategies_of_few_plans_are_tried_whole_and_first(forest):
+    canonical = canonicalise(forest)
+    tried = space.space_of(canonical)
+    assert tried["bitslice"]["rows"] == (128, 256, 512) and tried["scan"]["rows"] == (64, 128, 256, 512)
+    what = search.Search(canonical, tried, make_default(canonical), (1, 64), 40, 0)
+    trials = []
+    for _ in range(14):
+        plan = search.next_plan(what, trials, [])
+        trials.append({"plan": list(plan), "status": "ok", "ns": {"1": 5.0, "64": 5.0}})
+    found = [trial["plan"][0] for trial in trials if len(trial["plan"]) == 1]
+    assert sorted(s["options"]["rows"] for s in found if s["strategy"] == "scan") == [64, 128, 256, 512]
+    assert sorted(s["options"]["rows"] for s in found if s["strategy"] == "bitslice") == [128, 256, 512]
+    assert sorted(s["options"]["lanes"] for s in found if s["strategy"] == "gemm") == [16, 32, 64]
+
+
+def make_default(canonical):
+    return space.resolved(canonical, [vars(s) for s in make_plan(canonical, "auto", {})])
+
+
 def test_plans_are_joined_where_their_times_cross(forest):
     def at(strategy, fixed, per_row):
         times = {n: (fixed + per_row * n) / n for n in (1, 16, 64, 256, 1024)}

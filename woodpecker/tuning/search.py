@@ -1,6 +1,6 @@
 """What to try next, and what to believe: functions of the journal alone, so that a job resumes where it was.
 
-the default plan, each strategy with its defaults,
+the default plan, each strategy with its defaults, every value of a strategy that has few,
 then neighbours of the leaders at each batch size, now and then anything,
 then the leaders once more, in turn, and in the last quarter plans that are joined from them;
 then a paired run of the finalists against the default, which stays unless one of them is faster beyond noise.
@@ -85,7 +85,10 @@ def next_plan(search: Search, trials: Sequence[Trial], pending: Sequence[PlanSte
     if number >= search.trials:
         return None
     seen = {key(plan_in(t)) for t in trials} | {key(plan) for plan in pending}
-    first = [search.default] + [spaces.single(name, {}) for name in spaces.by_estimate(search.canonical, search.space)]
+    names = spaces.by_estimate(search.canonical, search.space)
+    first = [search.default] + [spaces.single(name, {}) for name in names]
+    if number < explored(search):
+        first += [plan for name in names for plan in spaces.few(search.space, name)]
     for plan in first:
         full = spaces.resolved(search.canonical, plan)
         if full is not None and key(full) not in seen:

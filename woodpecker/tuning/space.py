@@ -20,6 +20,8 @@ from .records import PlanSteps
 
 Space = Mapping[str, Mapping[str, tuple[int, ...]]]
 """Strategy -> option -> candidates."""
+FEW = 4
+"""Plans of one strategy that are all tried before its neighbours are: a search by chance would take longer."""
 
 
 def space_of(canonical: Canonical) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -30,6 +32,14 @@ def space_of(canonical: Canonical) -> dict[str, dict[str, tuple[int, ...]]]:
             declared = getattr(module, "space", None)
             found[name] = dict(declared(canonical)) if declared else {}
     return found
+
+
+def few(space: Space, strategy: str) -> list[PlanSteps]:
+    """All plans of one strategy, where there are at most FEW of them."""
+    options = space[strategy]
+    if not options or math.prod(len(values) for values in options.values()) > FEW:
+        return []
+    return [single(strategy, dict(zip(options, v, strict=True))) for v in itertools.product(*options.values())]
 
 
 def by_estimate(canonical: Canonical, space: Space) -> list[str]:
