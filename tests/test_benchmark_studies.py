@@ -16,7 +16,7 @@ from benchmarks import __main__ as command_line
 from benchmarks.driver import Failed
 from benchmarks.shapes import SHAPES, Pool, make_rows, make_target
 from benchmarks.state import StateMismatch
-from benchmarks.studies import command, forests, latency, regret, routing, runner, scaling, threads, timing
+from benchmarks.studies import command, forests, latency, regret, routing, runner, scaling, threads, timing, tuning
 from benchmarks.studies.generate import balanced_rows, forest, skewed_rows
 from benchmarks.studies.runner import Cell, Settings, Skipped, run_study
 from tests import test_benchmarks as toys
@@ -394,7 +394,39 @@ def latency_results() -> dict[str, Any]:
     return results("latency", (1,), one=cell)
 
 
-ALL = (regrets, threads_results, scaling_results, routing_results, latency_results)
+def tuning_results() -> dict[str, Any]:
+    default, tuned = tuning.DEFAULT.name, tuning.TUNED.name
+    kinds = {default: "woodpecker", tuned: "woodpecker", "library": "library", "onedal": "peer"}
+    times = {default: [30.0, 20.0, None], tuned: [20.0, 16.0, None], "library": [90.0, 90.0, 90.0]}
+    many = {default: [30.0], tuned: [33.0], "onedal": [60.0], "library": [90.0]}
+
+    def cell(gain: float, plan: list[int]) -> dict[str, Any]:
+        record = {"trials": 40, "gain": gain, "plan": plan, "default": [0]}
+        made = {"record": record, "plan": "walk()", "verdict": "", "seconds": 100.0, "trials": 40, "to_95": 7}
+        batches = {"1": {"ns_per_row": times}, "64": {"ns_per_row": many}}
+        return {"status": "ok", "reason": None, "about": {}, "tuning": made, "batches": batches, "kinds": kinds}
+
+    resumed = cell(1.0, [0])
+    resumed["tuning"] |= {"trials": 3, "to_95": None}
+    failed = {"status": "failed", "reason": "out of memory", "about": {}}
+    return results("tuning", (1, 64), one=cell(1.21, [1]), same=resumed, none=failed)
+
+
+def test_tuning_report_shows_gains_and_what_they_took() -> None:
+    text = command.render(tuning_results())
+    assert "| one   |    1 |    25.0 |  18.0 |   1.38x |   library | 90.0 |         5.06x |" in text
+    assert "| one   |   64 |    30.0 |  33.0 |   0.91x |   onedal~ | 60.0 |         1.82x |" in text
+    assert "| same  |    1 |    25.0 |  18.0 | 1.38x = |" in text
+    assert f"Gain, geometric mean over 2 models: {1.375**0.5:.3f} at 1 rows." in text
+    assert f"Gain, geometric mean over 2 models: {(30 / 33) ** 0.5:.3f} at 64 rows." in text
+    assert f"Over all of these cells: {(1.375 * 30 / 33) ** 0.25:.3f}." in text
+    assert "| one   |     40 | 100 s |       7 | 1.210 |" in text
+    assert "| same  |     40 |     - |       - | 1.000 |" in text, "a part of a job has no time of its own"
+    assert "Geometric mean of these gains: 1.100." in text
+    assert "- one: walk()\n- same: walk() (the default)\n- none: failed: out of memory" in text
+
+
+ALL = (regrets, threads_results, scaling_results, routing_results, latency_results, tuning_results)
 
 
 def test_reports_show_the_figures() -> None:
@@ -443,6 +475,7 @@ DRAWN = {
     "scaling": ["scaling-trees", "scaling-batch"],
     "routing": ["routing-one"],
     "latency": ["latency-one"],
+    "tuning": ["tuning"],
 }
 
 
@@ -520,3 +553,4 @@ def test_a_study_has_cells_for_all_that_is_asked() -> None:
     assert [cell.key for cell in routing.cells(routing.SHAPES)] == list(routing.SHAPES)
     assert [cell.pool >= 200_000 for cell in threads.cells(SHAPES[:1], Settings(batches=(100_000,)), 2)] == [True]
     assert [cell.shape for cell in latency.cells(SHAPES[:2])] == list(SHAPES[:2])
+    assert [cell.pool >= 100_000 for cell in tuning.cells(SHAPES[:2], Settings(batches=(100_000,)))] == [True] * 2

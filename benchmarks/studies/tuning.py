@@ -123,6 +123,15 @@ def _tune(info: Info, settings: Settings, place: Path) -> dict[str, Any]:
     }
 
 
+def gain(cell: Mapping[str, Any], batch: str) -> float | None:
+    """How many times as fast as the default the tuned plan was, as the median over rounds; 1.0 for the same plan."""
+    times = cell["batches"].get(batch, {}).get("ns_per_row", {})
+    if not {DEFAULT.name, TUNED.name} <= times.keys():
+        return None
+    record = cell["tuning"]["record"]
+    return 1.0 if record["plan"] == record["default"] else ratio(times[DEFAULT.name], times[TUNED.name])
+
+
 def render(results: Mapping[str, Any]) -> list[str]:
     """Per model and batch size: default, tuned, best peer; then what tuning took and what it chose."""
     rows, jobs, plans, notes = [], [], [], []
@@ -144,32 +153,29 @@ def render(results: Mapping[str, Any]) -> list[str]:
         )
         plans.append(f"- {key}: {tuned['plan']}" + (" (the default)" if record["plan"] == record["default"] else ""))
         for batch, one in cell["batches"].items():
-            times = one["ns_per_row"]
-            if not {DEFAULT.name, TUNED.name} <= times.keys():
+            times, found = one["ns_per_row"], gain(cell, batch)
+            if found is None:
                 continue
-            gain = ratio(times[DEFAULT.name], times[TUNED.name])
+            gains.setdefault(batch, []).append(found)
+            best = min((n for n in times if cell["kinds"][n] != WOODPECKER), key=lambda n: median(times[n]) or 0.0)
             same = record["plan"] == record["default"]
-            others = [n for n in times if cell["kinds"][n] != WOODPECKER]
-            best = min(others, key=lambda name: median(times[name]) or 0.0) if others else None
-            if gain is not None:
-                gains.setdefault(batch, []).append(1.0 if same else gain)
             rows.append(
                 (
                     key,
                     f"{int(batch):,}",
                     number(median(times[DEFAULT.name])),
                     number(median(times[TUNED.name])),
-                    factor(gain) + (" =" if same else ""),
-                    f"{best}{'~' if best and cell['kinds'][best] == PEER else ''}" if best else ABSENT,
-                    number(median(times[best])) if best else ABSENT,
-                    factor(ratio(times[best], times[TUNED.name])) if best else ABSENT,
+                    factor(ratio(times[DEFAULT.name], times[TUNED.name])) + (" =" if same else ""),
+                    best + ("~" if cell["kinds"][best] == PEER else ""),
+                    number(median(times[best])),
+                    factor(ratio(times[best], times[TUNED.name])),
                 )
             )
     means = [
         f"Gain, geometric mean over {len(found)} models: {geometric_mean(found):.3f} at {int(batch):,} rows"
         for batch, found in gains.items()
     ]
-    every = geometric_mean(gain for found in gains.values() for gain in found)
+    every = geometric_mean(one for found in gains.values() for one in found)
     job_gains = geometric_mean(float(job[-1]) for job in jobs)
     return [
         "ns/row of whole calls, one thread each, in turns. Gain: the median, over the rounds, of the default's time by "

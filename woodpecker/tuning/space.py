@@ -25,13 +25,9 @@ FEW = 4
 
 
 def space_of(canonical: Canonical) -> dict[str, dict[str, tuple[int, ...]]]:
-    """The space of the strategies that serve this forest; a strategy without options of that kind has no entries."""
-    found: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, module in STRATEGIES.items():
-        if resolved(canonical, single(name, {})) is not None:
-            declared = getattr(module, "space", None)
-            found[name] = dict(declared(canonical)) if declared else {}
-    return found
+    """The space of the strategies that serve this forest."""
+    serving = {name: m for name, m in STRATEGIES.items() if resolved(canonical, single(name, {})) is not None}
+    return {name: dict(module.space(canonical)) for name, module in serving.items()}
 
 
 def few(space: Space, strategy: str) -> list[PlanSteps]:
