@@ -25,8 +25,7 @@ FAULTY = (str(Path(__file__).with_name("tuning_faults.py")),)
 
 @pytest.fixture(scope="module")
 def forest():
-    """One tree: its default plan has one step, which takes a second less to compile than several."""
-    return grown(1, 1, 4, dtype=np.float32)
+    return grown(1, 6, 4, dtype=np.float32)
 
 
 def quick(model, folder, **options):
@@ -121,11 +120,11 @@ def test_an_interrupted_job_keeps_what_was_measured(forest, tmp_path):
 
 
 @pytest.mark.full
-def test_a_bad_candidate_costs_itself_only(tmp_path, monkeypatch):
+def test_a_bad_candidate_costs_itself_only(forest, tmp_path, monkeypatch):
     monkeypatch.setattr(offline, "WORKER", FAULTY)
     plans = [space.single("perfect_tree_traversal", {"interleave": n, "trees": 1}) for n in (16, 1, 2, 4, 8, 32)]
     monkeypatch.setattr(search, "next_plan", lambda what, trials, pending: ([what.default, *plans, None])[len(trials)])
-    result = quick(grown(1, 6, 4, dtype=np.float32), tmp_path, trials=8, timeout=8.0, memory=2.0)
+    result = quick(forest, tmp_path, trials=8, timeout=8.0, memory=2.0)
     found = {t["plan"][0]["options"]["interleave"]: t for t in result.trials[1:]}
     expected = {16: "wrong", 1: "timeout", 2: "crashed", 4: "memory", 8: "error", 32: "ok"}
     assert {n: t["status"] for n, t in found.items()} == expected

@@ -88,7 +88,8 @@ def next_plan(search: Search, trials: Sequence[Trial], pending: Sequence[PlanSte
     names = spaces.by_estimate(search.canonical, search.space)
     first = [search.default] + [spaces.single(name, {}) for name in names]
     if number < explored(search):
-        first += [plan for name in names for plan in spaces.few(search.space, name)]
+        failed = {t["plan"][0]["strategy"] for t in trials if len(t["plan"]) == 1 and t["status"] != "ok"}
+        first += [plan for name in names if name not in failed for plan in spaces.few(search.space, name)]
     for plan in first:
         full = spaces.resolved(search.canonical, plan)
         if full is not None and key(full) not in seen:

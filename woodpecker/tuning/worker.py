@@ -37,7 +37,6 @@ from .candidate import SYMBOL, Code, code_of
 
 ORACLE_STEPS = 2e7
 """Steps of rows through trees that the interpreter is given: a few seconds."""
-COMPARE_ROUNDS = 15
 MEASURE_ROUNDS = 5
 
 
@@ -174,7 +173,7 @@ def _compare(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]
         if wrong := measure.first_difference(compute, task.wanted):
             return {"status": "wrong", "message": wrong}
         clocks.append(clock)
-    times = measure.sample(clocks, task.n_rows, task.batches, job.get("rounds", COMPARE_ROUNDS))
+    times = measure.sample(clocks, task.n_rows, task.batches, job["rounds"])
     return {"status": "ok", "times": [{str(batch): s for batch, s in t.items()} for t in times]}
 
 
