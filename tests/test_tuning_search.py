@@ -82,10 +82,24 @@ def paired(*ratios, rounds=15, noise=0.0):
     ],
 )
 def test_the_default_stays_unless_a_plan_is_faster_beyond_noise(times, winner):
-    verdict = search.judge(times)
+    plans = [space.single("gemm", {"lanes": n}) for n in range(len(times))]
+    verdict = search.judge(plans, times)
     assert verdict.winner == winner
     assert (verdict.gain > 1.0) == (winner > 0)
     assert verdict.reason
+
+
+def test_equal_steps_count_as_equally_fast():
+    """Noise at a batch size that both plans serve in the same steps neither makes a winner nor unmakes one."""
+    walk = space.single("tree_traversal", {})
+    many = (*walk, {"min_rows": 2, "strategy": "scan", "options": {}})
+    assert [len(search.serving(many, n)) for n in (1, 2, 3)] == [1, 2, 2]
+    noisy, lucky = paired((1.5, 0.5)), paired((0.5, 0.99))
+    assert search.judge([walk, space.single("gemm", {})], noisy).winner == 0
+    verdict = search.judge([walk, many], noisy)
+    assert (verdict.winner, verdict.gain) == (1, pytest.approx(2**0.5, abs=1e-4))
+    assert verdict.ns[1] == {"1": 150.0, "2": 50.0}
+    assert search.judge([walk, many], lucky).winner == 0
 
 
 @pytest.mark.parametrize("name", ["float32", "exact", "chain"])

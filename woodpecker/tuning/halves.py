@@ -168,13 +168,13 @@ def _verified(
     try:
         machine.check([listed["resolved"]], str(place))
     except ArtifactError:
-        return plans, search.judge(times)
+        return plans, search.judge(plans, times)
     command = [sys.executable, *offline.WORKER, str(place), str(BUILD_BYTES)]
     with (
         tempfile.TemporaryDirectory(prefix="woodpecker-") as apart,
         Pool(command, Path(apart) / store.LOG, lambda asked: BUILD_SECONDS) as pool,
     ):
-        while (verdict := search.judge(times)).winner:
+        while (verdict := search.judge(plans, times)).winner:
             asked = {"do": "verify", "plan": list(plans[verdict.winner])}
             ((_, checked),) = pool.run(iter([asked, None]).__next__)
             if checked["status"] == "ok":

@@ -243,7 +243,7 @@ class Runner:
                 # Each was right and in time alone: without the last of them it is a smaller job.
                 plans = plans[:-1]
                 continue
-            verdict = search.judge(times)
+            verdict = search.judge(plans, times)
             if verdict.winner == 0:
                 return verdict, plans
             checked = self._one({"do": "verify", "plan": list(plans[verdict.winner])})

@@ -208,12 +208,25 @@ class Verdict:
     reason: str
 
 
-def judge(times: Sequence[Mapping[str, Sequence[float]]]) -> Verdict:
-    """The verdict on a paired run: all samples of each plan, the default's first."""
+def serving(plan: PlanSteps, rows: int) -> list[Mapping[str, Any]]:
+    """The steps that take part in a call of so many rows."""
+    return [step for step in plan if step["min_rows"] <= rows]
+
+
+def judge(plans: Sequence[PlanSteps], times: Sequence[Mapping[str, Sequence[float]]]) -> Verdict:
+    """The verdict on a paired run: all samples of each plan, the default's first.
+
+    At a batch size that a plan serves in the very steps of the default, what was measured differs by noise alone, and
+    counts as equal.
+    """
     batches = list(times[0])
     samples = np.array([[plan[b] for b in batches] for plan in times])  # plans, batches, rounds
     medians = np.median(samples, 2)
     ns = tuple({b: round(float(m), 3) for b, m in zip(batches, row, strict=True)} for row in medians)
+    for i, plan in enumerate(plans):
+        for j, batch in enumerate(batches):
+            if serving(plan, int(batch)) == serving(plans[0], int(batch)):
+                samples[i, j] = samples[0, j]
     ratio = np.exp(np.log(samples / samples[0]).mean(1))  # plans, rounds
     reasons = []
     for i in np.argsort(np.median(ratio, 1), kind="stable"):
