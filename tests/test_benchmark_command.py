@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import __main__ as command_line
 from benchmarks.shapes import SHAPES
-from benchmarks.studies import forests, latency, levels, regret, routing, scaling, threads
+from benchmarks.studies import forests, latency, levels, regret, routing, scaling, threads, tuning
 from benchmarks.studies.runner import Settings
 
 
@@ -68,6 +68,7 @@ def test_a_study_has_cells_for_all_that_is_asked() -> None:
     assert [cell.key for cell in routing.cells(routing.SHAPES)] == list(routing.SHAPES)
     assert [cell.pool >= 200_000 for cell in threads.cells(SHAPES[:1], Settings(batches=(100_000,)), 2)] == [True]
     assert [cell.shape for cell in latency.cells(SHAPES[:2])] == list(SHAPES[:2])
+    assert [cell.pool >= 100_000 for cell in tuning.cells(SHAPES[:2], Settings(batches=(100_000,)))] == [True] * 2
     made = levels.cells(SHAPES[:2], list(levels.GENERATED), ("scan",), default)
     names = (SHAPES[0].name, SHAPES[1].name, *levels.GENERATED)
     assert [cell.key for cell in made] == [f"{name}/{what}" for name in names for what in ("scan", "cost")]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks.studies import command, regret
+from benchmarks.studies import command, regret, tuning
 from benchmarks.studies.runner import Settings
 
 FAST = Settings(batches=(1, 8), rounds=3, turn_seconds=0.0005, check_rows=40)
@@ -149,7 +149,25 @@ def levels_results() -> dict[str, Any]:
     return results("levels", (64,), **{"one/scan": scan, "one/cost": cost, "one/bitslice": refused})
 
 
-ALL = (regrets, threads_results, scaling_results, routing_results, latency_results, levels_results)
+def tuning_results() -> dict[str, Any]:
+    default, tuned = tuning.DEFAULT.name, tuning.TUNED.name
+    kinds = {default: "woodpecker", tuned: "woodpecker", "library": "library", "onedal": "peer"}
+    times = {default: [30.0, 20.0, None], tuned: [20.0, 16.0, None], "library": [90.0, 90.0, 90.0]}
+    many = {default: [30.0], tuned: [33.0], "onedal": [60.0], "library": [90.0]}
+
+    def cell(gain: float, plan: list[int]) -> dict[str, Any]:
+        record = {"trials": 40, "gain": gain, "plan": plan, "default": [0]}
+        made = {"record": record, "plan": "walk()", "verdict": "", "seconds": 100.0, "trials": 40, "to_95": 7}
+        batches = {"1": {"ns_per_row": times}, "64": {"ns_per_row": many}}
+        return {"status": "ok", "reason": None, "about": {}, "tuning": made, "batches": batches, "kinds": kinds}
+
+    resumed = cell(1.0, [0])
+    resumed["tuning"] |= {"trials": 3, "to_95": None}
+    failed = {"status": "failed", "reason": "out of memory", "about": {}}
+    return results("tuning", (1, 64), one=cell(1.21, [1]), same=resumed, none=failed)
+
+
+ALL = (regrets, threads_results, scaling_results, routing_results, latency_results, levels_results, tuning_results)
 
 
 def test_reports_show_the_figures() -> None:
@@ -174,6 +192,20 @@ def test_reports_show_the_figures() -> None:
     assert "- one/bitslice: refused: too many" in text
 
 
+def test_tuning_report_shows_gains_and_what_they_took() -> None:
+    text = command.render(tuning_results())
+    assert "| one   |    1 |    25.0 |  18.0 |   1.38x |   library | 90.0 |         5.06x |" in text
+    assert "| one   |   64 |    30.0 |  33.0 |   0.91x |   onedal~ | 60.0 |         1.82x |" in text
+    assert "| same  |    1 |    25.0 |  18.0 | 1.38x = |" in text
+    assert f"Gain, geometric mean over 2 models: {1.375**0.5:.3f} at 1 rows." in text
+    assert f"Gain, geometric mean over 2 models: {(30 / 33) ** 0.5:.3f} at 64 rows." in text
+    assert f"Over all of these cells: {(1.375 * 30 / 33) ** 0.25:.3f}." in text
+    assert "| one   |     40 | 100 s |       7 | 1.210 |" in text
+    assert "| same  |     40 |     - |       - | 1.000 |" in text, "a part of a job has no time of its own"
+    assert "Geometric mean of these gains: 1.100." in text
+    assert "- one: walk()\n- same: walk() (the default)\n- none: failed: out of memory" in text
+
+
 def test_reports_say_what_is_missing() -> None:
     found = threads_results() | {"complete": False, "commit": None, "woodpecker_changed_meanwhile": True}
     text = command.render(found)
@@ -195,6 +227,7 @@ def test_plots_say_what_they_need(
 
 
 DRAWN = {
+    "tuning": ["tuning"],
     "regret": ["regret"],
     "threads": ["threads"],
     "scaling": ["scaling-trees", "scaling-batch"],

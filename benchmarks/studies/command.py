@@ -15,7 +15,7 @@ from ..contestants import resolve
 from ..report import machine_lines, plan_lines
 from ..run import say
 from ..shapes import QUICK, SHAPES, Shape
-from . import forests, latency, levels, regret, routing, scaling, threads
+from . import forests, latency, levels, regret, routing, scaling, threads, tuning
 from .runner import Cell, Measure, Settings, failures, in_worker, run_study
 
 STUDIES: Mapping[str, str] = {
@@ -25,6 +25,7 @@ STUDIES: Mapping[str, str] = {
     "scaling": "time, memory, size and compile time over trees, leaves, features and batch",
     "routing": "rows that split evenly everywhere, and rows that nearly all take one path",
     "levels": "strategies on each CPU level of one artifact, and what a level costs",
+    "tuning": "the default plan, the tuned one and the best peer, and what tuning took",
 }
 REPORTS: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "regret": regret.render,
@@ -33,6 +34,7 @@ REPORTS: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "scaling": scaling.render,
     "routing": routing.render,
     "levels": levels.render,
+    "tuning": tuning.render,
 }
 BATCHES = {
     "regret": regret.BATCHES,
@@ -41,6 +43,7 @@ BATCHES = {
     "scaling": scaling.BATCHES,
     "routing": routing.BATCHES,
     "levels": levels.BATCHES,
+    "tuning": tuning.BATCHES,
 }
 QUICK_SETTINGS = Settings(
     batches=(1, 64),
@@ -53,6 +56,7 @@ QUICK_SETTINGS = Settings(
     strategies=("tree_traversal",),
     points=1,
     train_threads=1,
+    trials=3,
 )
 
 
@@ -75,9 +79,11 @@ def add_parsers(commands: Any) -> None:
             one.add_argument("--strategy", action="append", metavar="NAME", help=f"only this ({known}); several times")
         if name == "threads":
             one.add_argument("--most", type=int, metavar="THREADS", help="up to so many threads (the usable CPUs)")
-        if name == "latency":
+        if name == "tuning":
+            one.add_argument("--trials", type=int, help="candidates that each job measures (64)")
+        if name in ("latency", "tuning"):
             one.add_argument("--contestant", action="append", metavar="NAME", help="only these; or package.module:NAME")
-        else:
+        if name != "latency":
             one.add_argument(
                 "--batch", action="append", type=int, metavar="ROWS", help="only this batch; several times"
             )
@@ -124,7 +130,12 @@ def _settings(given: argparse.Namespace) -> Settings:
     if given.rounds is not None and given.rounds < 1:
         raise ValueError(f"--rounds {given.rounds}: it must be 1 or more")
     base = QUICK_SETTINGS if given.quick else dataclasses.replace(Settings(), batches=BATCHES[given.command])
-    asked = {"batches": batches or None, "rounds": given.rounds, "clock": getattr(given, "clock", None)}
+    asked = {
+        "batches": batches or None,
+        "rounds": given.rounds,
+        "clock": getattr(given, "clock", None),
+        "trials": getattr(given, "trials", None),
+    }
     return dataclasses.replace(base, **{k: v for k, v in asked.items() if v is not None})
 
 
@@ -154,6 +165,10 @@ def _plan(given: argparse.Namespace, settings: Settings) -> tuple[list[Cell], Me
         if most < 1:
             raise ValueError(f"--most {most}: it must be 1 or more")
         return threads.cells(shapes, settings, most), in_worker
+    if given.command == "tuning":
+        peers = given.contestant or (("library",) if given.quick else tuning.PEERS)
+        beside = {name: resolve(name) for name in dict.fromkeys(("library", *peers))}
+        return tuning.cells(shapes, settings), functools.partial(tuning.measure, contestants=beside)
     names = given.contestant or (latency.QUICK if given.quick else latency.CONTESTANTS)
     contestants = {name: resolve(name) for name in dict.fromkeys(("library", *names))}
     return latency.cells(shapes), functools.partial(latency.measure, contestants=contestants)

@@ -11,7 +11,7 @@ from woodpecker.errors import MissingExtraError
 
 from ..report import rows_a_call
 from ..stats import median, summarise
-from . import latency, levels, regret, scaling, threads
+from . import latency, levels, regret, scaling, threads, tuning
 
 Figure = Any
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#000000")
@@ -251,6 +251,20 @@ def _levels(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
     return figures
 
 
+def _tuning(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
+    cells = {key: cell for key, cell in results["cells"].items() if "tuning" in cell}
+    if not cells:
+        return {}
+    batches = results["settings"]["batches"]
+    series = {f"{batch:,} rows": [tuning.gain(cell, str(batch)) for cell in cells.values()] for batch in batches}
+    figure, ((axes,),) = _tall(pyplot, len(cells) * len(series) // 2)
+    _bars(axes, list(cells), series)
+    axes.axvline(1.0, color="#000000", linestyle="--", linewidth=1)
+    axes.set_xlabel("times as fast as the default plan")
+    axes.set_title("Tuned plans")
+    return {"tuning": figure}
+
+
 def _run(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
     figures = {}
     for batch in results["settings"]["batches"]:
@@ -278,4 +292,5 @@ DRAWN: Mapping[str, Callable[[Any, Mapping[str, Any]], dict[str, Figure]]] = {
     "scaling": _scaling,
     "routing": _routing,
     "levels": _levels,
+    "tuning": _tuning,
 }

@@ -42,6 +42,7 @@ class Settings:
         points: The first so many of each axis of the scaling study; 0: all. Otherwise `levels` has fewer of them too.
         memory_gb: Limit of each worker's address space; 0: none.
         train_threads: Threads that train the models.
+        trials: Candidates that a tuning job measures.
     """
 
     batches: tuple[int, ...] = (1, 64, 1024)
@@ -57,6 +58,7 @@ class Settings:
     points: int = 0
     memory_gb: float = 12.0
     train_threads: int = 2
+    trials: int = 64
 
 
 @dataclass(frozen=True)

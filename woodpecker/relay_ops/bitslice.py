@@ -26,13 +26,14 @@ from ..layout import Layout
 from ..predicates import Canonical
 from . import category_sets
 from .circuit import FIRST, MAX_ROWS, ZEROS, circuit, leaf_numbers, operations
-from .options import Option
+from .options import Option, no_power_of_two
 from .perfect_tree_traversal import heap
 from .predicate import columns_ns
 
 NAME = "bitslice"
 OPTIONS = {
-    "min_rows": Option(0, 0, 512, "fewest rows it serves, scan or a walk serves fewer; 1: all; 0: by estimated cost")
+    "min_rows": Option(0, 0, 512, "fewest rows it serves, scan or a walk serves fewer; 1: all; 0: by estimated cost"),
+    "rows": Option(512, 128, 512, "rows of a block, a power of two"),
 }
 TABLE_OPTIONS: tuple[str, ...] = ()
 
@@ -66,6 +67,8 @@ MAX_RANKS = 2**20
 
 
 def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
+    if refusal := no_power_of_two("rows", options):
+        return refusal
     leaves = int(tree_leaves(canonical.forest).max(initial=1))
     if leaves > 2**MAX_BITS:
         return f"a tree of {leaves:,} leaves needs more than {MAX_BITS} bits a leaf number"
@@ -85,6 +88,10 @@ def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
 
 def choose(canonical: Canonical, options: Mapping[str, int]) -> dict[str, int]:
     return {**options}
+
+
+def space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
+    return {"rows": (128, 256, 512)}
 
 
 def cost(canonical: Canonical, rows: int) -> float:

@@ -30,11 +30,14 @@ from ..forest import LEAF, node_depth, tree_leaves, tree_of_node
 from ..layout import Layout
 from ..predicates import Canonical
 from . import category_sets
-from .options import Option
+from .options import Option, no_power_of_two
 from .predicate import columns_ns
 
 NAME = "scan"
-OPTIONS = {"min_rows": Option(0, 0, 64, "fewest rows it serves, a walk serves fewer; 1: all; 0: by estimated cost")}
+OPTIONS = {
+    "min_rows": Option(0, 0, 64, "fewest rows it serves, a walk serves fewer; 1: all; 0: by estimated cost"),
+    "rows": Option(256, 64, 512, "rows of a block, a power of two"),
+}
 TABLE_OPTIONS: tuple[str, ...] = ()
 
 ROWS = 256
@@ -59,13 +62,15 @@ MAX_SET_BITS = 2**27
 
 
 def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
+    if refusal := no_power_of_two("rows", options):
+        return refusal
     leaves = int(tree_leaves(canonical.forest).max(initial=1))
     if leaves > 2**MAX_BITS:
         return f"a tree of {leaves:,} leaves; a leaf number has {MAX_BITS} bits"
     numbers = canonical.forest.n_trees << canonical.leaf_bits
     if numbers * 24 > MAX_BYTES:
         return f"{canonical.forest.n_trees:,} trees with tables for {leaves:,} leaves each need more than 256 MiB"
-    need = byte_columns(canonical) * ROWS
+    need = byte_columns(canonical) * options.get("rows", ROWS)
     if need > MAX_BYTES:
         return f"{canonical.n_predicates:,} distinct predicates need {need / 2**30:.1f} GiB of ranks; the limit is 0.25"
     set_bits = category_sets.total_bits(canonical)
@@ -76,6 +81,10 @@ def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
 
 def choose(canonical: Canonical, options: Mapping[str, int]) -> dict[str, int]:
     return {**options}
+
+
+def space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
+    return {"rows": (64, 128, 256, 512)}
 
 
 def cost(canonical: Canonical, rows: int) -> float:

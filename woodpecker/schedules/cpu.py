@@ -83,6 +83,7 @@ def lay_out(
     for step in plan:
         layout = tables(step)
         if step.strategy in STAGES:
+            layout |= Layout({}, {}, {"rows": step.options["rows"]}, frozenset())
             layout |= STAGES[step.strategy](layout, features)
         if step.strategy in PROLOGUES:
             layout |= cpu_columns.squares(canonical, layout, cpu_columns.TILE, features)
