@@ -15,11 +15,12 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import tvm
 
+from . import c_config
 from .errors import TargetError
 from .layout import Signature
 from .levels import Level
@@ -41,7 +42,7 @@ def _new_lock() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_new_lock)
-LAUNCHER = Path(__file__).parent / "runtime" / "c" / "launcher.c"
+SOURCES = Path(__file__).parent / "runtime" / "c"
 
 
 def kernel(
@@ -104,56 +105,64 @@ def _jit(function: tvm.tirx.PrimFunc, config: str) -> Any:
 def export(
     path: str | os.PathLike[str],
     levels: Sequence[Level],
-    links: Sequence[Mapping[str, Any]],
-    prefix: str,
+    manifest: Mapping[str, Any],
     blob: np.ndarray,
+    *,
+    format: str | None = None,
+    symbol: str | None = None,
 ) -> None:
-    """Write the shared library: kernels of every level, model, launcher. Atomic; the same input gives the same bytes.
+    """Write the artifact: kernels of every level, model, C interface. Atomic; the same input gives the same bytes.
+
+    Args:
+        path: The file.
+        levels: The CPU levels.
+        manifest: The manifest.
+        blob: The model, with that manifest in it.
+        format, symbol: See `CompiledModel.save`.
 
     Raises:
-        TargetError: there is no C compiler, or it failed.
-        InputError: ``path`` is no path.
+        TargetError: there is no C compiler or archiver, or it failed.
+        InputError: ``path`` is no path, or ``format`` or ``symbol`` is wrong.
         OSError: the path can't be written.
     """
-    final = check_output(check_path(path))
+    final = check_path(path)
+    shared = c_config.check_format(format, final) == "shared"
+    symbol = c_config.check_symbol(symbol)
+    final = check_output(final)
     compiler = c_compiler()
-    names = [*ENTRIES, *(f"link_{i}" for i in range(len(links)))]
-    with tempfile.TemporaryDirectory(prefix="woodpecker-") as folder:
+    archiver = [] if shared else c_archiver()
+    with tempfile.TemporaryDirectory(prefix="woodpecker-") as name:
+        folder = Path(name)
+        # The lowest level first: of helpers that several objects define, the linker takes the first.
         objects = [f"kernels{level.suffix}.o" for level in levels]
         for level, file in zip(levels, objects, strict=True):
-            _write_kernels(Path(folder) / file, level, links, prefix)
-        blob.tofile(Path(folder) / "model.bin")
-        shutil.copy(LAUNCHER, Path(folder) / "launcher.c")
-        macros = {
-            "WP_PREFIX": prefix,
-            "WP_BLOB": '"model.bin"',
-            "WP_KERNELS(M)": " ".join(
-                f"M({name},{level.suffix},{level.row_block},{level.scratch_bytes})"
-                for level in levels
-                for name in names
-            ),
-        }
-        flags = ["-O2", "-fPIC", "-fvisibility=hidden", *(f"-D{k}={v}" for k, v in macros.items())]
-        (Path(folder) / "exports.map").write_text("{ global: __tvm_ffi_*; local: *; };\n")
-        link = [
-            "-shared",
-            "-Wl,--version-script=exports.map",
-            "-Wl,-z,nodelete",
-            "-Wl,-z,noexecstack",
-            "-Wl,--build-id=none",
-            "-Wl,-s",
-        ]
-        # The lowest level first: of helpers that several objects define, the linker takes the first.
-        command = [*compiler, *flags, "launcher.c", *objects, *link, "-o", "model.so", "-lm", "-lpthread"]
-        try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
-        except OSError as error:
-            raise TargetError(f"the C compiler can't be run: {error}") from error
-        if done.returncode or not (Path(folder) / "model.so").is_file():
-            said = done.stderr.decode(errors="replace").strip()[-2000:] or f"exit code {done.returncode}, no message"
-            raise TargetError(f"the C compiler failed: {shlex.join(command)}\n{said}")
-        with atomic_path(final, mode=0o777) as staged:
-            shutil.copyfile(Path(folder) / "model.so", staged)
+            _write_kernels(folder / file, level, manifest["links"], manifest["prefix"])
+        blob.tofile(folder / "model.bin")
+        for source in SOURCES.glob("*.[ch]"):
+            shutil.copy(source, folder)
+        text = c_config.config(manifest, blob.nbytes, shared=shared, symbol=symbol)
+        (folder / "config.h").write_text(text)
+        flags = ["-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-U_FORTIFY_SOURCE"]
+        if shared:
+            (folder / "exports.map").write_text(c_config.version_script(manifest["prefix"], symbol))
+            link = ["-shared", "-Wl,--version-script=exports.map", "-Wl,-z,nodelete", "-Wl,-z,noexecstack"]
+            link += ["-Wl,--build-id=none", "-Wl,-s", "-o", "model", "-lm", "-lpthread"]
+            _run([*compiler, *flags, "artifact.c", *objects, *link], folder, "model")
+        else:
+            _run([*compiler, *flags, "-c", "artifact.c", "-o", "artifact.o"], folder, "artifact.o")
+            _run([*archiver, "rcsD", "model", "artifact.o", *objects], folder, "model")
+        with atomic_path(final, mode=0o777 if shared else 0o666) as staged:
+            shutil.copyfile(folder / "model", staged)
+
+
+def _run(command: Sequence[str], folder: Path, made: str) -> None:
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
+    except OSError as error:
+        raise TargetError(f"the C compiler can't be run: {error}") from error
+    if done.returncode or not (folder / made).is_file():
+        said = done.stderr.decode(errors="replace").strip()[-2000:] or f"exit code {done.returncode}, no message"
+        raise TargetError(f"the C compiler failed: {shlex.join(command)}\n{said}")
 
 
 def _write_kernels(file: Path, level: Level, links: Sequence[Mapping[str, Any]], prefix: str) -> None:
@@ -168,6 +177,37 @@ def _write_kernels(file: Path, level: Level, links: Sequence[Mapping[str, Any]],
     with _lock:
         executable = tvm.compile(tvm.IRModule(functions), target=tvm_target(level.target.config))
     executable.mod.write_to_file(str(file))
+    file.write_bytes(own_names(file.read_bytes(), prefix, level.suffix))
+
+
+def own_names(code: bytes, prefix: str, suffix: str = "") -> bytes:
+    """An object file in which what TVM's code has in common with other models' code has names of its own.
+
+    These are the one function of libtvm_ffi that the code calls, which `runtime/c/artifact.c` provides, and
+    conversions of float16 that LLVM adds to every object: a linker would take the first of several, which may be code
+    for another CPU. A name is replaced by one of the same length, so that the object stays as it is otherwise.
+    """
+    unique, level = prefix.removeprefix("wp_"), suffix.removeprefix("_level").rjust(2, "_")
+    names = {
+        "TVMFFIErrorSetRaisedFromCStrParts": f"{prefix}_ffi_set_error",
+        "__extendhfsf2": f"x{unique[:10]}{level}",
+        "__truncsfhf2": f"t{unique[:9]}{level}",
+    }
+    for old, new in names.items():
+        code = code.replace(old.encode() + b"\0", new.encode() + b"\0")
+    return code
+
+
+def c_archiver() -> list[str]:
+    """The command of the program that makes static libraries: $AR, ar or llvm-ar.
+
+    Raises:
+        TargetError: there is none, or $AR is no command.
+    """
+    return _command("AR", [["ar"], ["llvm-ar"]]) or _fail(
+        "saving a static library needs the program ar, and none was found: install binutils (Debian: apt install "
+        "binutils), or set the environment variable AR"
+    )
 
 
 def c_compiler() -> list[str]:
@@ -176,15 +216,26 @@ def c_compiler() -> list[str]:
     Raises:
         TargetError: there is none, or $CC is no command.
     """
-    setting = os.environ.get("CC", "")
-    try:
-        wanted = shlex.split(setting)
-    except ValueError as error:
-        raise TargetError(f"the environment variable CC holds {setting!r}, which is no command: {error}") from None
-    for command in [wanted] if wanted else [["cc"], ["gcc"], ["clang"]]:
-        if found := shutil.which(command[0]):
-            return command if os.path.isabs(found) else [os.path.abspath(found), *command[1:]]
-    raise TargetError(
+    return _command("CC", [["cc"], ["gcc"], ["clang"]]) or _fail(
         "saving a model needs a C compiler, and none was found: install gcc or clang (Debian: apt install gcc), or "
         "set the environment variable CC. Predicting in this process needs none"
     )
+
+
+def _fail(message: str) -> NoReturn:
+    raise TargetError(message)
+
+
+def _command(variable: str, usual: Sequence[Sequence[str]]) -> list[str]:
+    """The command that an environment variable holds, else the first of the usual ones that is there, else nothing."""
+    setting = os.environ.get(variable, "")
+    try:
+        wanted = shlex.split(setting)
+    except ValueError as error:
+        raise TargetError(
+            f"the environment variable {variable} holds {setting!r}, which is no command: {error}"
+        ) from None
+    for command in [wanted] if wanted else usual:
+        if found := shutil.which(command[0]):
+            return list(command) if os.path.isabs(found) else [os.path.abspath(found), *command[1:]]
+    return []
