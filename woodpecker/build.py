@@ -8,9 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shlex
 import shutil
-import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +18,7 @@ from typing import Any
 import numpy as np
 import tvm
 
-from .errors import TargetError
+from . import toolchain
 from .layout import Signature
 from .levels import Level
 from .manifest import ENTRIES
@@ -41,6 +39,8 @@ def _new_lock() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_new_lock)
+
+EXPORTED = "__tvm_ffi_"
 LAUNCHER = Path(__file__).parent / "runtime" / "c" / "launcher.c"
 
 
@@ -111,19 +111,22 @@ def export(
     """Write the shared library: kernels of every level, model, launcher. Atomic; the same input gives the same bytes.
 
     Raises:
-        TargetError: there is no C compiler, or it failed.
+        TargetError: there is no C compiler, or it failed. MissingExtraError: the target is another platform, and there
+            is no compiler for that.
         InputError: ``path`` is no path.
         OSError: the path can't be written.
     """
     final = check_output(check_path(path))
-    compiler = c_compiler()
+    platform = levels[0].target.platform
+    tools = toolchain.find(platform)
     names = [*ENTRIES, *(f"link_{i}" for i in range(len(links)))]
-    with tempfile.TemporaryDirectory(prefix="woodpecker-") as folder:
+    with tempfile.TemporaryDirectory(prefix="woodpecker-") as name:
+        folder = Path(name)
         objects = [f"kernels{level.suffix}.o" for level in levels]
         for level, file in zip(levels, objects, strict=True):
-            _write_kernels(Path(folder) / file, level, links, prefix)
-        blob.tofile(Path(folder) / "model.bin")
-        shutil.copy(LAUNCHER, Path(folder) / "launcher.c")
+            _write_kernels(folder / file, level, links, prefix)
+        blob.tofile(folder / "model.bin")
+        shutil.copy(LAUNCHER, folder / "launcher.c")
         macros = {
             "WP_PREFIX": prefix,
             "WP_BLOB": '"model.bin"',
@@ -133,27 +136,12 @@ def export(
                 for name in names
             ),
         }
-        flags = ["-O2", "-fPIC", "-fvisibility=hidden", *(f"-D{k}={v}" for k, v in macros.items())]
-        (Path(folder) / "exports.map").write_text("{ global: __tvm_ffi_*; local: *; };\n")
-        link = [
-            "-shared",
-            "-Wl,--version-script=exports.map",
-            "-Wl,-z,nodelete",
-            "-Wl,-z,noexecstack",
-            "-Wl,--build-id=none",
-            "-Wl,-s",
-        ]
+        (folder / toolchain.EXPORTS).write_text(toolchain.version_script(EXPORTED))
         # The lowest level first: of helpers that several objects define, the linker takes the first.
-        command = [*compiler, *flags, "launcher.c", *objects, *link, "-o", "model.so", "-lm", "-lpthread"]
-        try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
-        except OSError as error:
-            raise TargetError(f"the C compiler can't be run: {error}") from error
-        if done.returncode or not (Path(folder) / "model.so").is_file():
-            said = done.stderr.decode(errors="replace").strip()[-2000:] or f"exit code {done.returncode}, no message"
-            raise TargetError(f"the C compiler failed: {shlex.join(command)}\n{said}")
+        link = toolchain.shared_library(platform, ["launcher.c", *objects], "model.so")
+        tools.run([*(f"-D{k}={v}" for k, v in macros.items()), *link], folder, "model.so")
         with atomic_path(final, mode=0o777) as staged:
-            shutil.copyfile(Path(folder) / "model.so", staged)
+            shutil.copyfile(folder / "model.so", staged)
 
 
 def _write_kernels(file: Path, level: Level, links: Sequence[Mapping[str, Any]], prefix: str) -> None:
@@ -168,23 +156,3 @@ def _write_kernels(file: Path, level: Level, links: Sequence[Mapping[str, Any]],
     with _lock:
         executable = tvm.compile(tvm.IRModule(functions), target=tvm_target(level.target.config))
     executable.mod.write_to_file(str(file))
-
-
-def c_compiler() -> list[str]:
-    """The command of the C compiler: $CC, cc, gcc or clang. It can be run in any folder.
-
-    Raises:
-        TargetError: there is none, or $CC is no command.
-    """
-    setting = os.environ.get("CC", "")
-    try:
-        wanted = shlex.split(setting)
-    except ValueError as error:
-        raise TargetError(f"the environment variable CC holds {setting!r}, which is no command: {error}") from None
-    for command in [wanted] if wanted else [["cc"], ["gcc"], ["clang"]]:
-        if found := shutil.which(command[0]):
-            return command if os.path.isabs(found) else [os.path.abspath(found), *command[1:]]
-    raise TargetError(
-        "saving a model needs a C compiler, and none was found: install gcc or clang (Debian: apt install gcc), or "
-        "set the environment variable CC. Predicting in this process needs none"
-    )
