@@ -143,17 +143,22 @@ def check(targets: Sequence[Mapping[str, Any]], path: str) -> int:
         InputError: see `choose`.
     """
     level = choose(targets)
-    if level is not None:
-        return level
+    if level is None:
+        raise ArtifactError(f"{path} was compiled for {why_not(targets)}")
+    return level
+
+
+def why_not(targets: Sequence[Mapping[str, Any]]) -> str:
+    """What targets that can't run here are, what this machine is, and what to do; for error messages."""
     if not _is_platform(targets[0]):  # all levels have one platform
         here = {"system": sys.platform, "machine": machine(), "libc": libc()}
-        raise ArtifactError(
-            f"{path} was compiled for {platform_text(targets[0])}; this is {platform_text(here)}. Compile the model "
-            f"for this machine{_on_another()}"
+        return (
+            f"{platform_text(targets[0])}; this is {platform_text(here)}. Compile the model for this machine"
+            f"{_on_another()}"
         )
     nearest = min(targets, key=lambda target: len(_absent(target)))
-    raise ArtifactError(
-        f"{path} was compiled for a {' or a '.join(target['cpu'] for target in targets)} and needs "
+    return (
+        f"a {' or a '.join(target['cpu'] for target in targets)} and needs "
         f"{'at least ' if len(targets) > 1 else ''}{', '.join(_absent(nearest))}, which this CPU has not. "
         f'Compile the model on this machine, or for an older CPU, such as target="{LEAST.get(machine(), "llvm")}"'
     )
