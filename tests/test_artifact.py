@@ -224,11 +224,12 @@ class TestOtherMachines:
     @pytest.mark.parametrize(
         ("target", "message"),
         [
-            ({"machine": "aarch64"}, "compiled for aarch64 on linux; this is x86_64 on linux"),
-            ({"system": "darwin"}, "on darwin; this is .* on linux"),
+            ({"machine": "aarch64"}, 'compiled for aarch64 on Linux.*; this is x86_64 on Linux.*target="x86-64-v2"'),
+            ({"libc": "musl"}, "on Linux with musl; this is x86_64 on Linux with glibc"),
+            ({"system": "darwin"}, "on macOS.*; this is .* on Linux"),
             ({"features": ["avx2", "avx10.9", "amx"], "cpu": "future"}, "for a future and needs .*avx10.9, amx, which"),
         ],
-        ids=["machine", "system", "features"],
+        ids=["machine", "libc", "system", "features"],
     )
     def test_other_platforms_and_cpus(self, copy, target, message):
         with pytest.raises(ArtifactError, match=message):

@@ -8,20 +8,17 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shlex
 import shutil
-import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import tvm
 
-from . import c_config
-from .errors import TargetError
+from . import c_config, toolchain
 from .layout import Signature
 from .levels import Level
 from .manifest import ENTRIES
@@ -42,6 +39,7 @@ def _new_lock() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_new_lock)
+
 SOURCES = Path(__file__).parent / "runtime" / "c"
 
 
@@ -121,7 +119,8 @@ def export(
         format, symbol: See `CompiledModel.save`.
 
     Raises:
-        TargetError: there is no C compiler or archiver, or it failed.
+        TargetError: there is no C compiler or archiver, or it failed. MissingExtraError: the target is another
+            platform, and there is no compiler for that.
         InputError: ``path`` is no path, or ``format`` or ``symbol`` is wrong.
         OSError: the path can't be written.
     """
@@ -129,40 +128,27 @@ def export(
     shared = c_config.check_format(format, final) == "shared"
     symbol = c_config.check_symbol(symbol)
     final = check_output(final)
-    compiler = c_compiler()
-    archiver = [] if shared else c_archiver()
+    platform = levels[0].target.platform
+    tools = toolchain.find(platform)
+    archiver = None if shared else toolchain.archiver(tools)
     with tempfile.TemporaryDirectory(prefix="woodpecker-") as name:
         folder = Path(name)
-        # The lowest level first: of helpers that several objects define, the linker takes the first.
         objects = [f"kernels{level.suffix}.o" for level in levels]
         for level, file in zip(levels, objects, strict=True):
             _write_kernels(folder / file, level, manifest["links"], manifest["prefix"])
         blob.tofile(folder / "model.bin")
         for source in SOURCES.glob("*.[ch]"):
             shutil.copy(source, folder)
-        text = c_config.config(manifest, blob.nbytes, shared=shared, symbol=symbol)
-        (folder / "config.h").write_text(text)
-        flags = ["-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-U_FORTIFY_SOURCE"]
-        if shared:
-            (folder / "exports.map").write_text(c_config.version_script(manifest["prefix"], symbol))
-            link = ["-shared", "-Wl,--version-script=exports.map", "-Wl,-z,nodelete", "-Wl,-z,noexecstack"]
-            link += ["-Wl,--build-id=none", "-Wl,-s", "-o", "model", "-lm", "-lpthread"]
-            _run([*compiler, *flags, "artifact.c", *objects, *link], folder, "model")
+        (folder / "config.h").write_text(c_config.config(manifest, blob.nbytes, shared=shared, symbol=symbol))
+        made = "model.so" if shared else "model.a"
+        if archiver is None:
+            (folder / toolchain.EXPORTS).write_text(c_config.version_script(manifest["prefix"], symbol))
+            tools.run(toolchain.shared_library(platform, ["artifact.c", *objects], made), folder, made)
         else:
-            _run([*compiler, *flags, "-c", "artifact.c", "-o", "artifact.o"], folder, "artifact.o")
-            _run([*archiver, "rcsD", "model", "artifact.o", *objects], folder, "model")
+            tools.run(toolchain.object_file(platform, "artifact.c", "artifact.o"), folder, "artifact.o")
+            archiver.run(["rcsD", made, "artifact.o", *objects], folder, made)
         with atomic_path(final, mode=0o777 if shared else 0o666) as staged:
-            shutil.copyfile(folder / "model", staged)
-
-
-def _run(command: Sequence[str], folder: Path, made: str) -> None:
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
-    except OSError as error:
-        raise TargetError(f"the C compiler can't be run: {error}") from error
-    if done.returncode or not (folder / made).is_file():
-        said = done.stderr.decode(errors="replace").strip()[-2000:] or f"exit code {done.returncode}, no message"
-        raise TargetError(f"the C compiler failed: {shlex.join(command)}\n{said}")
+            shutil.copyfile(folder / made, staged)
 
 
 def _write_kernels(file: Path, level: Level, links: Sequence[Mapping[str, Any]], prefix: str) -> None:
@@ -196,46 +182,3 @@ def own_names(code: bytes, prefix: str, suffix: str = "") -> bytes:
     for old, new in names.items():
         code = code.replace(old.encode() + b"\0", new.encode() + b"\0")
     return code
-
-
-def c_archiver() -> list[str]:
-    """The command of the program that makes static libraries: $AR, ar or llvm-ar.
-
-    Raises:
-        TargetError: there is none, or $AR is no command.
-    """
-    return _command("AR", [["ar"], ["llvm-ar"]]) or _fail(
-        "saving a static library needs the program ar, and none was found: install binutils (Debian: apt install "
-        "binutils), or set the environment variable AR"
-    )
-
-
-def c_compiler() -> list[str]:
-    """The command of the C compiler: $CC, cc, gcc or clang. It can be run in any folder.
-
-    Raises:
-        TargetError: there is none, or $CC is no command.
-    """
-    return _command("CC", [["cc"], ["gcc"], ["clang"]]) or _fail(
-        "saving a model needs a C compiler, and none was found: install gcc or clang (Debian: apt install gcc), or "
-        "set the environment variable CC. Predicting in this process needs none"
-    )
-
-
-def _fail(message: str) -> NoReturn:
-    raise TargetError(message)
-
-
-def _command(variable: str, usual: Sequence[Sequence[str]]) -> list[str]:
-    """The command that an environment variable holds, else the first of the usual ones that is there, else nothing."""
-    setting = os.environ.get(variable, "")
-    try:
-        wanted = shlex.split(setting)
-    except ValueError as error:
-        raise TargetError(
-            f"the environment variable {variable} holds {setting!r}, which is no command: {error}"
-        ) from None
-    for command in [wanted] if wanted else usual:
-        if found := shutil.which(command[0]):
-            return list(command) if os.path.isabs(found) else [os.path.abspath(found), *command[1:]]
-    return []

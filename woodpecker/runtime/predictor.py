@@ -10,13 +10,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tvm_ffi
 
-from ..errors import InputError, UnsupportedModelError
-from . import labels, outputs, threads
+from ..errors import InputError, TargetError, UnsupportedModelError
+from . import labels, machine, outputs, threads
 from .format import aligned
 from .rows import InputSpec, direct, read_rows
 
@@ -45,9 +45,14 @@ class Program:
     to_relax: Callable[[str, str | None], Any] | None = None
 
 
+class _NotHereError(TargetError, AttributeError):
+    """Both: a caller sees why, and `hasattr` that the method is absent."""
+
+
 class CompiledModel:
     """A compiled model, which `save` writes to a file. `woodpecker.compile` returns a bare one where its target can't
-    run on this machine, else a `Predictor`.
+    run on this machine, else a `Predictor`. A bare one has no methods that predict: asking for one raises `TargetError`
+    (an `AttributeError` as well), which says where it can run.
 
     Attributes:
         n_features_in_: Columns of X.
@@ -142,6 +147,19 @@ class CompiledModel:
         if method is not None and method not in known:
             raise InputError(f"method must be None or one of {', '.join(known) or 'none'}, found {method!r}")
         return self._program.to_relax(x_dtype, method)
+
+    if not TYPE_CHECKING:  # it would tell type checkers that there is every attribute
+
+        def __getattr__(self, name: str) -> Any:
+            program = self.__dict__.get("_program")
+            calls = () if program is None else ("predict_raw", "apply", *program.manifest["methods"])
+            if name not in calls:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            targets = [level["target"] for level in program.manifest["levels"]]
+            raise _NotHereError(
+                f"{name} can't run here: the model was compiled for {machine.why_not(targets)}. What is compiled "
+                "already runs where it is loaded: save() it, and load() the file there"
+            )
 
     def __repr__(self) -> str:
         source = self._program.manifest["source"]

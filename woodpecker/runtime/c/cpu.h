@@ -109,23 +109,23 @@ static int has_feature(const char* name, size_t length) {
 
 #include <sys/auxv.h>
 
-/* The kernel's arch/<arch>/include/uapi/asm/hwcap.h: a word of the auxiliary vector, and its bit. */
+/* The kernel's arch/<arch>/include/uapi/asm/hwcap.h: an entry of the auxiliary vector, AT_HWCAP (16) or AT_HWCAP2 (26),
+ * and its bit. */
 static const struct {
   const char* name;
   uint8_t word, bit;
 } kFeatures[] = {
 #if defined(__aarch64__)
-    {"fp-armv8", 16, 0}, {"neon", 16, 1},     {"aes", 16, 3},   {"sha2", 16, 6},   {"crc", 16, 7},   {"lse", 16, 8},
-    {"fullfp16", 16, 9}, {"rdm", 16, 12},     {"jsconv", 16, 13}, {"complxnum", 16, 14}, {"rcpc", 16, 15},
-    {"sha3", 16, 17},    {"sm4", 16, 19},     {"dotprod", 16, 20}, {"sve", 16, 22}, {"fp16fml", 16, 23},
-    {"dit", 16, 24},     {"rcpc-immo", 16, 26}, {"flagm", 16, 27}, {"ssbs", 16, 28}, {"sb", 16, 29},
-    {"sve2", 26, 1},     {"sve2-aes", 26, 2}, {"sve2-bitperm", 26, 4}, {"sve2-sha3", 26, 5}, {"sve2-sm4", 26, 6},
-    {"altnzcv", 26, 7},  {"fptoint", 26, 8},  {"i8mm", 26, 13}, {"bf16", 26, 14},  {"rand", 26, 16}, {"bti", 26, 17},
+    {"fp-armv8", 16, 0}, {"neon", 16, 1}, {"lse", 16, 8}, {"fullfp16", 16, 10}, {"rdm", 16, 12}, {"jsconv", 16, 13},
+    {"complxnum", 16, 14}, {"rcpc", 16, 15}, {"sha3", 16, 17}, {"dotprod", 16, 20}, {"sve", 16, 22},
+    {"fp16fml", 16, 23}, {"lse2", 16, 25}, {"rcpc-immo", 16, 26}, {"flagm", 16, 27}, {"sve2", 26, 1},
+    {"altnzcv", 26, 7}, {"fptoint", 26, 8}, {"i8mm", 26, 13}, {"bf16", 26, 14}, {"sme", 26, 23}, {"wfxt", 26, 31},
+    {"cssc", 26, 34}, {"sve2p1", 26, 36}, {"sme2", 26, 37}, {"mops", 26, 43}, {"hbc", 26, 44},
 #elif defined(__arm__)
-    {"neon", 16, 12},    {"vfp3", 16, 13},    {"vfp4", 16, 16}, {"hwdiv-arm", 16, 17}, {"hwdiv", 16, 18},
-    {"d32", 16, 19},     {"crc", 26, 4},
+    {"neon", 16, 12}, {"vfp3d16", 16, 13}, {"vfp4d16", 16, 16}, {"hwdiv-arm", 16, 17}, {"hwdiv", 16, 18},
+    {"d32", 16, 19},
 #else
-    {"m", 16, 12},       {"a", 16, 0},        {"f", 16, 5},     {"d", 16, 3},      {"c", 16, 2},     {"v", 16, 21},
+    {"m", 16, 12}, {"a", 16, 0}, {"f", 16, 5}, {"d", 16, 3}, {"c", 16, 2}, {"v", 16, 21},
 #endif
 };
 
