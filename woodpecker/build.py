@@ -41,6 +41,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_new_lock)
 
 SOURCES = Path(__file__).parent / "runtime" / "c"
+C_SOURCES = ("artifact.c", "woodpecker.h", "cpu.h", "ffi.h", "pool.h")
 
 
 def kernel(
@@ -137,8 +138,8 @@ def export(
         for level, file in zip(levels, objects, strict=True):
             _write_kernels(folder / file, level, manifest["links"], manifest["prefix"])
         blob.tofile(folder / "model.bin")
-        for source in SOURCES.glob("*.[ch]"):
-            shutil.copy(source, folder)
+        for source in C_SOURCES:
+            shutil.copy(SOURCES / source, folder)
         (folder / "config.h").write_text(c_config.config(manifest, blob.nbytes, shared=shared, symbol=symbol))
         made = "model.so" if shared else "model.a"
         if archiver is None:
