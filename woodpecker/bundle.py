@@ -182,7 +182,7 @@ def _readme(library: Path, names: Sequence[str]) -> str:
         "# A compiled model",
         "",
         f"Trees: {manifest['n_trees']:,}. Features: {manifest['input']['n_features']:,}. Raw scores: "
-        f"{manifest['n_outputs']:,}, {manifest['acc_dtype']}. {f'From: {origin}. ' if origin else ''}Results: {methods}.",
+        f"{manifest['n_outputs']:,}, {manifest['acc_dtype']}. {origin and f'From: {origin}. '}Results: {methods}.",
         "",
         f"It runs on {machine.platform_text(levels[0]['target'])}:",
         "",
