@@ -179,6 +179,18 @@ class TestLinked:
         assert run([program], X, "raw", tmp_path) == expected(wp.load(saved), "raw", X)
 
     @pytest.mark.full
+    @pytest.mark.skipif(not shutil.which("musl-gcc"), reason="there is no musl-gcc")
+    @pytest.mark.parametrize(("name", "strategy"), [("outputs", "scan"), ("deep", "bitslice")])
+    def test_a_program_without_glibc(self, name, strategy, tmp_path):
+        """With a static library that the system's compiler made."""
+        forest = FORESTS[name]()
+        predictor = compiled(forest, strategy)
+        predictor.save(tmp_path / "m.a", symbol="the_model")
+        flags = ("-static", "-DMODEL=the_model", "-DFORKED", tmp_path / "m.a")
+        program = make(SOURCES / "run.c", tmp_path / "run", *flags, compiler=("musl-gcc",))
+        check_all(forest, predictor, tmp_path, [program])
+
+    @pytest.mark.full
     def test_the_same_model_gives_the_same_bytes(self, tmp_path):
         for name in ("a.a", "b.a"):
             compiled(binary(), "gemm").save(tmp_path / name)

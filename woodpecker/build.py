@@ -177,9 +177,9 @@ def own_names(code: bytes, prefix: str, suffix: str = "") -> bytes:
     unique, level = prefix.removeprefix("wp_"), suffix.removeprefix("_level").rjust(2, "_")
     names = {
         "TVMFFIErrorSetRaisedFromCStrParts": f"{prefix}_ffi_set_error",
-        "__extendhfsf2": f"x{unique[:10]}{level}",
-        "__truncsfhf2": f"t{unique[:9]}{level}",
+        "__extendhfsf2\0": f"x{unique[:10]}{level}\0",
+        "__truncsfhf2\0": f"t{unique[:9]}{level}\0",
     }
     for old, new in names.items():
-        code = code.replace(old.encode() + b"\0", new.encode() + b"\0")
+        code = code.replace(old.encode(), new.encode())
     return code

@@ -7,7 +7,9 @@
  * the results must stay as they are. With the macro FORKED, all of it happens once, and again in a child after fork, whose
  * results are kept. With the macro MODEL the model is linked with the program.
  */
+#ifndef MODEL
 #define WOODPECKER_IMPLEMENTATION
+#endif
 #include "woodpecker.h"
 
 #include <stdio.h>

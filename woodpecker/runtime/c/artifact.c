@@ -45,11 +45,17 @@
 #define BLOB_ATTRIBUTES ".hidden " BLOB_SYMBOL "\n"
 #endif
 
+#ifdef __wasm__ /* its assembler takes no data of files */
+static const uint8_t BLOB[WP_BLOB_BYTES] __attribute__((aligned(64))) = {
+#embed WP_BLOB
+};
+#else
 __asm__(BLOB_SECTION ".balign 64\n" BLOB_ATTRIBUTES ".globl " BLOB_SYMBOL "\n" BLOB_SYMBOL ":\n"
         ".incbin \"" WP_BLOB "\"\n"
         ".balign 64\n"
         ".text\n");
 extern const uint8_t BLOB[] HIDDEN;
+#endif
 
 /* TVM's code reports arguments that it refuses by TVMFFIErrorSetRaisedFromCStrParts of libtvm_ffi. The build renames
  * that symbol in its objects to this one, so that an artifact needs no libtvm_ffi, and uses it where it is there. */

@@ -11,7 +11,9 @@
  *
  *     cc -O2 -DMODEL=fraud_model -o predict predict.c libfraud.a -lm -lpthread
  */
+#ifndef MODEL
 #define WOODPECKER_IMPLEMENTATION
+#endif
 #include "woodpecker.h"
 
 #include <ctype.h>
