@@ -23,7 +23,7 @@ needs_zig = pytest.mark.skipif(
 prepared = pytest.mark.skipif(not PYTHON.exists(), reason="python .ci/aarch64.py build/ci/aarch64 was not run")
 
 
-def on_aarch64(test: Callable[..., Any]) -> Any:
+def on_qemu(test: Callable[..., Any]) -> Any:
     """Marks a test that runs programs under QEMU."""
     for mark in (pytest.mark.qemu, needs_zig, prepared):
         test = mark(test)

@@ -11,7 +11,7 @@ import woodpecker as wp
 from woodpecker import reference
 
 from .gallery import ALONE, FORESTS, compiled, fitting, rows
-from .qemu_support import on_aarch64, results
+from .qemu_support import on_qemu, results
 from .support import assert_bits_equal
 
 FEW = (
@@ -54,19 +54,19 @@ def check(folder: Path, pairs: list[tuple[str, str]], **more: str) -> None:
             assert_bits_equal(got, expected, what)
 
 
-@on_aarch64
+@on_qemu
 def test_bits(tmp_path):
     check(tmp_path, list(FEW))
 
 
 @pytest.mark.full
-@on_aarch64
+@on_qemu
 @pytest.mark.parametrize("strategy", sorted({strategy for _, strategy in fitting("aarch64")}))
 def test_every_strategy(strategy, tmp_path):
     check(tmp_path, [pair for pair in fitting("aarch64") if pair[1] == strategy], cpu="cortex-a72")
 
 
-@on_aarch64
+@on_qemu
 def test_methods_levels_and_other_cpus(tmp_path):
     """A trained model's own methods; of two CPU levels the one that runs; and code for a CPU that has more."""
     import xgboost
@@ -97,4 +97,7 @@ def test_methods_levels_and_other_cpus(tmp_path):
             'model for this machine, or on another one with target="aarch64"'
         )
         if not has_sve:
-            assert "was compiled for a generic and needs fullfp16, sve, which this CPU has not" in got["sve.so", "predict_raw"]
+            assert (
+                "was compiled for a generic and needs fullfp16, sve, which this CPU has not"
+                in got["sve.so", "predict_raw"]
+            )
