@@ -7,6 +7,7 @@ the methods that the source model had, and no others.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -78,12 +79,16 @@ class CompiledModel:
         if self._classes:
             self.classes_ = self._classes[0] if len(self._classes) == 1 else list(self._classes)
 
-    def save(self, path: Any) -> None:
+    def save(self, path: Any) -> str:
         """Write the artifact, one shared library, atomically. The same model and options give the same bytes.
+
+        Returns:
+            A line for people: the path, its size, and where it runs.
 
         Raises:
             UnsupportedModelError: this predictor can't be saved: it was loaded, or has a callable post_transform.
-            TargetError: no C compiler was found, or it failed.
+            TargetError: no C compiler was found, or it failed. MissingExtraError: the target is another platform, and
+                no compiler for that was found.
             InputError: ``path`` is no path of a file.
             OSError: the path can't be written.
         """
@@ -94,6 +99,8 @@ class CompiledModel:
         if self._program.save is None:
             raise UnsupportedModelError("a loaded artifact can't be saved again: copy its file")
         self._program.save(path)
+        targets = [level["target"] for level in self._program.manifest["levels"]]
+        return f"{os.fspath(path)}: {os.path.getsize(path):,} bytes; runs on {machine.requirement(targets)}"
 
     def inspect(self) -> dict[str, Any]:
         """What is in the model, why it is compiled as it is, and for what: JSON values.
