@@ -24,8 +24,9 @@ def main(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help='"llvm" (this machine, the default), "x86-64-v3", ..., or a TVM target; may be repeated for code of '
-            'several CPU levels; "x86-64" is v2, v3 and v4.'
+            help='"llvm" (this machine, the default), "x86-64-v3", ..., "aarch64", "armv7", "riscv64", a triple like '
+            'aarch64-linux-musl, or a TVM target; may be repeated for code of several CPU levels; "x86-64" is v2, v3 '
+            "and v4."
         ),
     ] = None,
     strategy: Annotated[
@@ -64,6 +65,7 @@ def main(
       woodpecker compile model.txt -o model.so --strategy tree_traversal --option unroll=4
       woodpecker compile model.json -o model.so --target x86-64-v3 --iteration-range 0:50
       woodpecker compile model.json -o model.so --target x86-64
+      woodpecker compile model.json -o model.so --target aarch64
     """
     options = parse_options(option or [])
     rounds = parse_range(iteration_range)
@@ -94,7 +96,10 @@ def main(
     seconds = time.perf_counter() - started
     facts: dict[str, Any] = predictor.inspect()
     levels = f"{len(facts['levels'])} CPU levels, " if len(facts["levels"]) > 1 else ""
+    from ..runtime import machine
+
     typer.echo(
         f"{output}: {facts['n_trees']:,} trees, strategy {predictor.strategy} "
-        f"({facts['plan'][-1]['reason']}), {levels}{size(output.stat().st_size)}, {seconds:.1f} s"
+        f"({facts['plan'][-1]['reason']}), {levels}{size(output.stat().st_size)}, {seconds:.1f} s\n"
+        f"runs on {machine.requirement([level['target'] for level in facts['levels']])}"
     )

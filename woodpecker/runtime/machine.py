@@ -56,6 +56,8 @@ FLAGS = {"x86_64": X86_FLAGS, "aarch64": AARCH64_FLAGS, "armv7": ARMV7_FLAGS, "r
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "armv7l": "armv7", "armv8l": "armv7"}
 LEAST = {"x86_64": "x86-64-v2", "aarch64": "aarch64", "armv7": "armv7", "riscv64": "riscv64"}
 """Architecture -> the target whose code the most of its CPUs run."""
+BASELINE = {"aarch64": ("fp-armv8", "neon"), "armv7": ("vfp3d16",), "riscv64": ("m", "a", "f", "d", "c")}
+"""What the CPUs of an architecture have that code for it is made for at all."""
 LIBC = {"gnu": "glibc", "musl": "musl"}
 SYSTEMS = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
 
@@ -176,6 +178,15 @@ def platform_text(target: Mapping[str, Any]) -> str:
     system = SYSTEMS.get(target["system"], target["system"])
     library = LIBC.get(target.get("libc", ""))
     return f"{target['machine']} on {system}{f' with {library}' if library else ''}"
+
+
+def requirement(targets: Sequence[Mapping[str, Any]]) -> str:
+    """Where an artifact with these CPU levels runs, for people."""
+    least = min(targets, key=lambda target: len(target["features"]))
+    features = [f for f in least["features"] if f not in BASELINE.get(least["machine"], ())]
+    cpus = f"a CPU with {', '.join(features)}" if features else "any CPU"
+    here = "" if any(map(runs, targets)) else "; not on this machine"
+    return f"{platform_text(least)}, {cpus}{here}"
 
 
 def _is_platform(target: Mapping[str, Any]) -> bool:

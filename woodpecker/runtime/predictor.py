@@ -7,6 +7,7 @@ the methods that the source model had, and no others.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class CompiledModel:
         if self._classes:
             self.classes_ = self._classes[0] if len(self._classes) == 1 else list(self._classes)
 
-    def save(self, path: Any, *, format: str | None = None, symbol: str | None = None) -> None:
+    def save(self, path: Any, *, format: str | None = None, symbol: str | None = None) -> str:
         """Write the artifact, one library, atomically. The same model and options give the same bytes.
 
         Args:
@@ -87,9 +88,13 @@ class CompiledModel:
                 into a C program; None: static where the name ends in .a or .lib, else shared.
             symbol: The name of a C function that returns the model, beside the artifact's own, which is unique.
 
+        Returns:
+            A line for people: the path, its size, and where it runs.
+
         Raises:
             UnsupportedModelError: this predictor can't be saved: it was loaded, or has a callable post_transform.
-            TargetError: no C compiler was found, or it failed.
+            TargetError: no C compiler was found, or it failed. MissingExtraError: the target is another platform, and
+                no compiler for that was found.
             InputError: ``path`` is no path of a file, ``format`` is unknown, or ``symbol`` is no name of C.
             OSError: the path can't be written.
         """
@@ -100,6 +105,8 @@ class CompiledModel:
         if self._program.save is None:
             raise UnsupportedModelError("a loaded artifact can't be saved again: copy its file")
         self._program.save(path, format=format, symbol=symbol)
+        targets = [level["target"] for level in self._program.manifest["levels"]]
+        return f"{os.fspath(path)}: {os.path.getsize(path):,} bytes; runs on {machine.requirement(targets)}"
 
     def inspect(self) -> dict[str, Any]:
         """What is in the model, why it is compiled as it is, and for what: JSON values.
