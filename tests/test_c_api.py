@@ -19,12 +19,13 @@ from woodpecker.errors import ArtifactError, InputError, TargetError
 from woodpecker.forest import Method
 from woodpecker.runtime import machine
 from woodpecker.runtime.loader import read_header
-from woodpecker.targets import resolve_levels
+from woodpecker.targets import X86_LEVELS, resolve_levels
 
 from .c_support import INCLUDE, SIZES, SOURCES, STRICT, compilers, expected, make, run
 from .gallery import ALONE, FORESTS, compiled, fitting, grown, rows
 
 HEADER = INCLUDE / "woodpecker.h"
+V2, V3, _ = X86_LEVELS
 IN_FAST_TIER = [("outputs", "perfect_tree_traversal"), ("sentinel64", "scan"), ("empty", "gemm")]
 
 
@@ -310,6 +311,29 @@ class TestLevels:
                 assert run([programs["run"]], X, "raw", tmp_path, saved, **environment) == want
         refused = TestRefused()
         assert "names a level that the model has not" in refused.loading(programs, saved, WOODPECKER_CPU_LEVEL="v3")
+
+    @pytest.mark.full
+    @pytest.mark.skipif(not shutil.which("qemu-x86_64"), reason="there is no qemu-x86_64")
+    @pytest.mark.parametrize(("cpu", "level"), [("Nehalem", V2), ("Haswell", V3), ("qemu64", None)])
+    def test_the_cpu_itself_is_asked(self, cpu, level, saved, tmp_path):
+        """/proc/cpuinfo describes the machine below the emulator."""
+        source = """
+            #define WOODPECKER_IMPLEMENTATION
+            #include "woodpecker.h"
+            int main(int argc, char** argv) {
+              const wp_model* model;
+              char message[300];
+              if (argc != 2 || wp_model_load(argv[1], &model, message, sizeof message)) return puts(message), 1;
+              return puts(wp_cpu_level(model)) < 0;
+            }"""
+        (tmp_path / "level.c").write_text(source)
+        program = make(tmp_path / "level.c", tmp_path / "level")
+        command = ["qemu-x86_64", "-cpu", cpu, program, saved]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if level is None:
+            assert done.returncode == 1 and "needs at least: sse3,ssse3,sse4.1,sse4.2,popcnt" in done.stdout
+        else:
+            assert (done.returncode, done.stdout) == (0, f"{level}\n")
 
     def test_a_cpu_that_can_run_none(self, programs, tmp_path):
         """Under valgrind or an emulator it would be another CPU: here the code needs what no CPU has."""

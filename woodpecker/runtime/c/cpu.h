@@ -27,7 +27,7 @@ enum { kNone = 0, kAvx = 0x6, kAvx512 = 0xe6, kApx = 0x80000 };
 
 /* Intel's and AMD's manuals, CPUID: leaf, subleaf, register, bit. */
 static const struct {
-  const char* name;
+  char name[16]; /* no pointers, which the dynamic linker would have to relocate */
   uint32_t leaf;
   uint8_t subleaf, reg, bit;
   uint32_t state;
@@ -112,7 +112,7 @@ static int has_feature(const char* name, size_t length) {
 /* The kernel's arch/<arch>/include/uapi/asm/hwcap.h: an entry of the auxiliary vector, AT_HWCAP (16) or AT_HWCAP2 (26),
  * and its bit. */
 static const struct {
-  const char* name;
+  char name[16];
   uint8_t word, bit;
 } kFeatures[] = {
 #if defined(__aarch64__)
