@@ -7,6 +7,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from woodpecker.errors import ArtifactError, InputError, TargetError
 from woodpecker.forest import Method
 
 from .gallery import grown
+from .qemu_support import needs_zig
 
 FILES = ["LICENSE", "README.md", "expected.csv", "libmodel.a", "model.so", "predict.c", "rows.csv", "woodpecker.h"]
 METHODS = {"predict": Method("label", "sigmoid"), "predict_proba": Method("proba", "sigmoid")}
@@ -98,6 +100,20 @@ def test_the_example_in_rust(dtype, tmp_path):
     for command in ("./predict ./model.so raw 0 < rows.csv", "./predict ./rows.csv", "./predict ./model.so nothing"):
         done = subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 1 and done.stderr.startswith("error: ")
+
+
+@pytest.mark.full
+@pytest.mark.qemu
+@needs_zig
+@pytest.mark.skipif(not shutil.which("qemu-arm"), reason="there is no qemu-arm")
+def test_a_device_of_another_architecture(tmp_path):
+    folder = tmp_path / "device"
+    assert bundle.write(forest(), folder, target="armv7-linux-musleabihf", strategy="tree_traversal") == FILES
+    assert "armv7 on Linux with musl" in (folder / "README.md").read_text()
+    zig = f"'{sys.executable}' -m ziglang cc -target arm-linux-musleabihf -mcpu=generic+v7a+vfp3d16 -static"
+    run(f"{zig} -O2 -DMODEL=bundled_model -o predict predict.c libmodel.a -lm -lpthread", folder)
+    for threads in (1, 2):
+        assert run(f"qemu-arm ./predict raw {threads} < rows.csv", folder) == (folder / "expected.csv").read_text()
 
 
 class TestArtifacts:
