@@ -15,7 +15,7 @@ from tvm.script.ir_builder import tirx as TB
 from ..layout import Layout
 from ..relay_ops import bitslice
 from ..relay_ops.predicate import Expr
-from . import cpu_bytes
+from . import cpu_bytes, cpu_neon
 from .cpu_bytes import AVX512, interleave, shuffled
 from .cpu_masks import WORDS, heaps, mask_row, spare_rows
 from .tir import ITEMSIZE, Frame, Sink, const, register, scratch_view, vector_register
@@ -35,6 +35,8 @@ def target_stages(layout: Layout, features: Collection[str]) -> Layout:
         stages |= Layout({}, {}, {"mask_words": words}, frozenset())
     if set(features) >= {*AVX512, "gfni"}:
         stages |= Layout({}, {}, {}, frozenset({BIT_MATRICES}))
+    if set(features) >= cpu_neon.FEATURES:
+        stages |= Layout({}, {}, {}, frozenset({cpu_neon.NEON}))
     return stages | cpu_bytes.byte_planes(layout, features)
 
 
@@ -121,7 +123,10 @@ def _expanded(frame: Frame, byte: int, g: int) -> Expr:
     M, total = scratch_view(frame, "uint64", frame.extra), None
     for bit in range(8 * byte, min(frame.signature.constant("bits"), 8 * byte + 8)):
         plane = M[const((bitslice.FIRST + bit) * WORDS + g)]
-        chosen = tirx.call_intrin("boolx64", "tirx.reinterpret", plane)
+        if cpu_neon.NEON in frame.signature.flags:
+            chosen = cpu_neon.chosen_by(plane)
+        else:
+            chosen = tirx.call_intrin("boolx64", "tirx.reinterpret", plane)
         one, zero = (tirx.Broadcast(const(v, "uint8"), 64) for v in (1 << (bit - 8 * byte), 0))
         part = tirx.Select(chosen, one, zero)
         total = part if total is None else total | part
