@@ -21,9 +21,9 @@ import tvm
 from . import toolchain
 from .layout import Signature
 from .levels import Level
-from .manifest import ENTRIES
+from .manifest import ENTRIES, TERMS
 from .runtime.files import atomic_path, check_output, check_path
-from .schedules import cpu, cpu_link
+from .schedules import cpu, cpu_link, cpu_terms
 from .targets import tvm_target
 
 # TVM's thread pool pins its workers unless told otherwise, which fights with other pools of the process.
@@ -49,7 +49,11 @@ def kernel(
 ) -> tvm.tirx.PrimFunc:
     """The PrimFunc of an entry such as "raw_f32"."""
     kind, _, width = entry.partition("_")
+    if kind == "total":
+        return cpu_terms.total(signatures[0], symbol, parallel, first_directory)
     x_dtype = {"f32": "float32", "f64": "float64"}[width]
+    if kind == "terms":
+        return cpu_terms.terms(signatures[0], symbol, x_dtype, parallel, first_directory)
     return cpu.entry(signatures, symbol, kind, x_dtype, parallel, first_directory)
 
 
@@ -119,7 +123,6 @@ def export(
     final = check_output(check_path(path))
     platform = levels[0].target.platform
     tools = toolchain.find(platform)
-    names = [*ENTRIES, *(f"link_{i}" for i in range(len(links)))]
     with tempfile.TemporaryDirectory(prefix="woodpecker-") as name:
         folder = Path(name)
         objects = [f"kernels{level.suffix}.o" for level in levels]
@@ -131,9 +134,9 @@ def export(
             "WP_PREFIX": prefix,
             "WP_BLOB": '"model.bin"',
             "WP_KERNELS(M)": " ".join(
-                f"M({name},{level.suffix},{level.row_block},{level.scratch_bytes})"
+                f"M({name},{level.suffix},{_shared(level, name)},{level.scratch_bytes})"
                 for level in levels
-                for name in names
+                for name in (*_entries(level), *(f"link_{i}" for i in range(len(links))))
             ),
         }
         (folder / toolchain.EXPORTS).write_text(toolchain.version_script(EXPORTED))
@@ -144,10 +147,19 @@ def export(
             shutil.copyfile(folder / "model.so", staged)
 
 
+def _entries(level: Level) -> tuple[str, ...]:
+    return ENTRIES if level.terms is None else (*ENTRIES, *TERMS)
+
+
+def _shared(level: Level, entry: str) -> int:
+    """What the launcher shares the range of an entry out in: rows, or single groups of trees."""
+    return 1 if entry in TERMS else level.shared_rows
+
+
 def _write_kernels(file: Path, level: Level, links: Sequence[Mapping[str, Any]], prefix: str) -> None:
     """The object file of a level's entries and links."""
     functions = {}
-    for name in ENTRIES:
+    for name in _entries(level):
         symbol = f"{prefix}_{name}{level.suffix}"
         functions[symbol] = kernel(level.signatures, symbol, name, first_directory=level.first_directory)
     for i, stage in enumerate(links):
