@@ -1,4 +1,4 @@
-"""python -m benchmarks run | regret | latency | threads | scaling | routing | report | plot: see docs/benchmarks.md."""
+"""python -m benchmarks run | STUDY | report | plot: see docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import argparse
 import dataclasses
 import json
 import shutil
-import signal
 import sys
 from pathlib import Path
 
 from woodpecker.errors import MissingExtraError
 
-from . import machine
+from . import outcome
 from .cell import Settings
 from .contestants import Contestant, resolve, woodpecker_names
 from .report import render
-from .run import failures, run_suite, say
+from .run import failures, run_suite
 from .shapes import QUICK, SHAPES, Shape
 from .state import StateMismatch
 from .studies import command as studies
@@ -39,9 +38,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m benchmarks", description="woodpecker beside its peers.")
     commands = top.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run the suite, or what is left of it")
-    run.add_argument("--output", type=Path, default=Path("build/benchmarks"), help="folder of models, state, results")
-    run.add_argument("--quick", action="store_true", help="tiny models, for CI: checks answers, its times mean nothing")
-    run.add_argument("--fresh", action="store_true", help="drop what an earlier run measured; trained models are kept")
+    outcome.add_options(run, "tiny models, for CI: checks answers, its times mean nothing")
+    outcome.add_clock(run)
     run.add_argument("--shape", action="append", metavar="NAME", help="only this model (may be given several times)")
     run.add_argument("--batch", action="append", type=int, metavar="ROWS", help="only this batch size (likewise)")
     run.add_argument("--contestant", action="append", metavar="NAME", help="only these; or package.module:NAME")
@@ -49,11 +47,8 @@ def parser() -> argparse.ArgumentParser:
         "--without", action="append", default=[], metavar="NAME", help="all but this contestant (likewise)"
     )
     run.add_argument("--cell-seconds", type=float, help="time for each contestant in each cell (3)")
-    run.add_argument("--rounds", type=int, help="interleaved rounds (9)")
     run.add_argument("--build-seconds", type=float, help="limit for compiling one model (300)")
     run.add_argument("--memory-gb", type=float, help="limit of each worker's address space (12); 0: none")
-    run.add_argument("--clock", choices=("wall", "cpu"), help="cpu: CPU time instead, for a busy machine")
-    run.add_argument("--date", action="store_true", help="write today's date into the results")
     run.add_argument("--list", action="store_true", help="list models and contestants, and stop")
     studies.add_parsers(commands)
     report = commands.add_parser("report", help="draw the tables of results, of the suite or of a study")
@@ -104,31 +99,16 @@ def _from_results(given: argparse.Namespace) -> int:
 
 
 def _run(given: argparse.Namespace, shapes: list[Shape], contestants: dict[str, Contestant]) -> int:
-    output = given.output / "quick" if given.quick else given.output
+    output = outcome.folder(given)
     if given.fresh:
         (output / "state.jsonl").unlink(missing_ok=True)
         shutil.rmtree(output / "artifacts", ignore_errors=True)
-    # Ended by a signal, it ends its workers first, as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        results = run_suite(shapes, contestants, _settings(given), output)
+        return outcome.carry_out(
+            lambda: run_suite(shapes, contestants, _settings(given), output), given, "", render, failures
+        )
     except StateMismatch as problem:
         return _usage(str(problem))
-    except KeyboardInterrupt:
-        say("interrupted; the same command goes on from here")
-        return 130
-    if given.date:
-        results["date"] = machine.today()
-    text = render(results)
-    path = output / f"{machine.slug(results['machine'])}.json"
-    studies.write(path, json.dumps(results, indent=1) + "\n")
-    studies.write(path.with_suffix(".md"), text + "\n")
-    print(text)
-    say(f"results: {path}")
-    found = failures(results)
-    for failure in found:
-        say(f"FAILED: {failure}")
-    return 1 if found else 0
 
 
 def _settings(given: argparse.Namespace) -> Settings:

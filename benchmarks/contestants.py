@@ -1,4 +1,4 @@
-"""What a contestant is, and woodpecker's own: one per strategy, and `auto`."""
+"""What a contestant is, and woodpecker's own: one per strategy, `auto`, and `tuned`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ from .shapes import Info
 Predict = Callable[[np.ndarray], Any]
 
 WOODPECKER, LIBRARY, PEER = "woodpecker", "library", "peer"
+AUTO, TUNED = "auto", "tuned"
+"""Beside the strategies: the plan by estimates alone, and the plan of the tuning record that applies."""
+NO_LOGS: Sequence[str] = ()
+"""What `compile` gets as its tuning logs: records that somebody's home holds would make two runs two programs."""
 RAW, LINK = "raw", "link"
 """What a contestant answers with. RAW: raw scores (n, K). LINK: what the library makes of them: values, the probability
 of the second of two classes, or (n, classes) probabilities."""
@@ -109,14 +113,24 @@ def woodpecker_names() -> list[str]:
     """Every strategy that is installed, then `auto`."""
     from woodpecker.relay_ops.plan import STRATEGIES
 
-    return [f"{WOODPECKER}:{name}" for name in (*STRATEGIES, "auto")]
+    return [f"{WOODPECKER}:{name}" for name in (*STRATEGIES, AUTO)]
 
 
 def woodpecker(strategy: str) -> Contestant:
+    """A strategy, AUTO or TUNED, which is refused where no record applies: it would be AUTO."""
+
     def build(info: Info, model: Any, folder: Path) -> None:
         import woodpecker as wp
+        from woodpecker.errors import StrategyError
+        from woodpecker.tuning.lookup import DEFAULTS
 
-        wp.compile(model, strategy=strategy).save(folder / "model.so")
+        if strategy == TUNED:
+            compiled = wp.compile(model)
+            if compiled.inspect()["tuning"]["from"] == DEFAULTS:
+                raise StrategyError("no tuning record applies")
+        else:
+            compiled = wp.compile(model, strategy=strategy, tuning_logs=NO_LOGS)
+        compiled.save(folder / "model.so")
 
     return Contestant(
         name=f"{WOODPECKER}:{strategy}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import select
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .shapes import Info
+from .shapes import Info, Shape
 
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -152,6 +153,17 @@ def worker(
         yield running
     finally:
         running.close()
+
+
+def train(shape: Shape, n_rows: int, threads: int, output: Path) -> Info:
+    """`benchmarks.shapes.prepare` in a process of its own.
+
+    Raises:
+        Failed: the library is not installed, or training failed.
+    """
+    arguments: dict[str, Any] = {"shape": dataclasses.asdict(shape), "cache": str(output / "models"), "n_rows": n_rows}
+    with worker(None, None, output, output / "logs" / f"{shape.name}-train.log", 0, threads) as one:
+        return Info.from_json(one.order("train", limit=3600.0, threads=threads, **arguments))
 
 
 def tree_memory(pid: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .contestants import LIBRARY, WOODPECKER
+from .contestants import LIBRARY, TUNED, WOODPECKER
 from .stats import geometric_mean, summarise
 
 ABSENT = "-"
@@ -85,10 +85,18 @@ def machine_lines(about: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def plan_lines(results: Mapping[str, Any]) -> list[str]:
+    """What woodpecker's plans come from, where results say so, and an empty line."""
+    if "tuning_logs" not in results:  # the first results don't
+        return []
+    return [f"woodpecker's plans are its defaults: no tuning record is used, but by `{WOODPECKER}:{TUNED}`.", ""]
+
+
 def _about(results: Mapping[str, Any]) -> list[str]:
     about = results["machine"]
     lines = [
         *machine_lines(about),
+        *plan_lines(results),
         "ns/row of whole calls from Python, one thread each: the median of interleaved rounds, ± half of the "
         "interquartile range. Ratios are medians of the ratio within each round; above 1 is faster. ~ marks answers "
         "that are not the library's bits.",

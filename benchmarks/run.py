@@ -8,19 +8,20 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import machine
 from .cell import Running, Settings, check_routing, checked_rows, measure, medians, wanted_answers
-from .contestants import LIBRARY, WOODPECKER, Contestant, missing_module
-from .driver import Failed, Refused, worker
+from .contestants import LIBRARY, NO_LOGS, WOODPECKER, Contestant, missing_module
+from .driver import Failed, Refused, train, worker
 from .shapes import Info, Shape, pool_rows
 from .state import State
 
 SCHEMA = 1
 
-Train = Callable[[Shape, int, Settings, Path], Info]
+Train = Callable[[Shape, int, int, Path], Info]
 Say = Callable[[str], None]
 
 
@@ -29,16 +30,25 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def train_in_worker(shape: Shape, n_rows: int, settings: Settings, output: Path) -> Info:
-    """`benchmarks.shapes.prepare` in a process of its own.
+@dataclass(frozen=True)
+class Run:
+    """What every shape of a run is given.
 
-    Raises:
-        Failed: the library is not installed, or training failed.
+    Args:
+        contestants: Name, as `benchmarks.contestants.resolve` takes it, -> contestant. One is of kind LIBRARY.
+        settings: How much is measured.
+        output: The folder of models, artifacts, logs and answers.
+        state: What was measured so far.
+        train: Makes the model of a shape, see `benchmarks.driver.train`.
+        say: Told what is going on.
     """
-    threads = settings.train_threads
-    arguments: dict[str, Any] = {"shape": dataclasses.asdict(shape), "cache": str(output / "models"), "n_rows": n_rows}
-    with worker(None, None, output, output / "logs" / f"{shape.name}-train.log", 0, threads) as one:
-        return Info.from_json(one.order("train", limit=3600.0, threads=threads, **arguments))
+
+    contestants: Mapping[str, Contestant]
+    settings: Settings
+    output: Path
+    state: State
+    train: Train
+    say: Say
 
 
 def header(shapes: Sequence[Shape], names: Sequence[str], settings: Settings) -> dict[str, Any]:
@@ -46,6 +56,7 @@ def header(shapes: Sequence[Shape], names: Sequence[str], settings: Settings) ->
     return {
         "schema": SCHEMA,
         "machine": machine.describe(),
+        "tuning_logs": list(NO_LOGS),
         "settings": dataclasses.asdict(settings),
         "shapes": [dataclasses.asdict(shape) for shape in shapes],
         "contestants": list(names),
@@ -58,7 +69,7 @@ def run_suite(
     settings: Settings,
     output: Path,
     *,
-    train: Train = train_in_worker,
+    train: Train = train,
     say: Say = say,
 ) -> dict[str, Any]:
     """Run what is not done yet, and return the results; docs/benchmarks.md has their schema.
@@ -68,16 +79,17 @@ def run_suite(
         contestants: Name, as `benchmarks.contestants.resolve` takes it, -> contestant. One is of kind LIBRARY.
         settings: How much is measured.
         output: The folder of models, artifacts, logs and the state.
-        train: Makes the model of a shape.
+        train: Makes the model of a shape, see `benchmarks.driver.train`.
         say: Told what is going on.
 
     Raises:
         StateMismatch: the folder holds another run.
     """
     state = State(output / "state.jsonl", header(shapes, list(contestants), settings))
+    run = Run(contestants, settings, output, state, train, say)
     for shape in shapes:
         try:
-            _run_shape(shape, contestants, settings, output, state, train, say)
+            _run_shape(shape, run)
         except (Refused, Failed) as problem:
             say(f"{shape.name}: skipped: {problem}")
             state.put("shape", shape.name, {"status": "skipped", "reason": str(problem)})
@@ -122,21 +134,14 @@ def failures(results: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _run_shape(
-    shape: Shape,
-    contestants: Mapping[str, Contestant],
-    settings: Settings,
-    output: Path,
-    state: State,
-    train: Train,
-    say: Say,
-) -> None:
+def _run_shape(shape: Shape, run: Run) -> None:
+    state, settings, say = run.state, run.settings, run.say
     if all(state.get("cell", shape.name, batch) is not None for batch in settings.batches):
         say(f"{shape.name}: done before")
         return
     say(f"{shape.name}: {shape.title}")
-    with contest(shape, contestants, settings, output, state, train, say) as (info, running, library):
-        folder, rows = output / "answers", max(checked_rows(batch) for batch in settings.batches)
+    with contest(shape, run) as (info, running, library):
+        folder, rows = run.output / "answers", max(checked_rows(batch) for batch in settings.batches)
         wanted = wanted_answers(library, running, info, rows, folder)
         previous: dict[str, float] = {}
         for batch in settings.batches:
@@ -149,91 +154,73 @@ def _run_shape(
 
 
 @contextlib.contextmanager
-def contest(
-    shape: Shape,
-    contestants: Mapping[str, Contestant],
-    settings: Settings,
-    output: Path,
-    state: State,
-    train: Train,
-    say: Say,
-) -> Iterator[tuple[Info, list[Running], Running]]:
+def contest(shape: Shape, run: Run) -> Iterator[tuple[Info, list[Running], Running]]:
     """The model of a shape, every contestant that loaded it and is right, and the library, while the block lasts.
 
-    ``state`` gets the records "build" of each contestant and "shape".
+    The run's state gets the records "build" of each contestant and "shape".
 
     Raises:
         Failed: the model was not trained, or the library did not load it.
     """
-    rows = max(checked_rows(batch) for batch in settings.batches)
-    info = train(shape, pool_rows(shape, rows), settings, output)
-    _build_all(info, contestants, settings, output, state, say)
-    folder = output / "answers"
+    rows = max(checked_rows(batch) for batch in run.settings.batches)
+    info = run.train(shape, pool_rows(shape, rows), run.settings.train_threads, run.output)
+    _build_all(info, run)
+    folder = run.output / "answers"
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        running = _start(info, contestants, settings, output, state, say, stack)
+        running = _start(info, run, stack)
         library = next((one for one in running if one.contestant.kind == LIBRARY), None)
         if library is None:
             raise Failed("the library itself did not load its model")
         ours = [one for one in running if one.contestant.kind == WOODPECKER]
-        wrong, compared = check_routing(ours, library, info, settings, folder)
+        wrong, compared = check_routing(ours, library, info, run.settings, folder)
         for name, reason in wrong.items():
-            say(f"  {name}: WRONG: {reason}")
-            build = state.get("build", shape.name, name) or {}
-            state.put("build", shape.name, name, {**build, "status": "wrong", "reason": reason})
-        state.put("shape", shape.name, {"status": "ok", "reason": None, "rows_compared": compared})
+            run.say(f"  {name}: WRONG: {reason}")
+            build = run.state.get("build", shape.name, name) or {}
+            run.state.put("build", shape.name, name, {**build, "status": "wrong", "reason": reason})
+        run.state.put("shape", shape.name, {"status": "ok", "reason": None, "rows_compared": compared})
         yield info, [one for one in running if one.name not in wrong], library
 
 
-def _build_all(
-    info: Info, contestants: Mapping[str, Contestant], settings: Settings, output: Path, state: State, say: Say
-) -> None:
+def _build_all(info: Info, run: Run) -> None:
     """Compile the model for every contestant that has not got it, and record how that went."""
 
     def build(name: str) -> dict[str, Any]:
-        done = state.get("build", info.shape.name, name)
-        if done is not None and (done["status"] != "ok" or places(output, info.shape, name)[0].exists()):
+        done = run.state.get("build", info.shape.name, name)
+        if done is not None and (done["status"] != "ok" or places(run.output, info.shape, name)[0].exists()):
             return done
-        record = _build(name, contestants[name], info, settings, output)
+        record = _build(name, run.contestants[name], info, run.settings, run.output)
         note = f"{record['seconds']:.2f} s" if "seconds" in record else record["reason"] or "nothing to build"
-        say(f"  {name}: {record['status']}: {note}")
+        run.say(f"  {name}: {record['status']}: {note}")
         return record
 
     with contextlib.ExitStack() as stack:
-        built: Iterable[dict[str, Any]] = map(build, contestants)
-        if settings.build_jobs > 1:
-            jobs = stack.enter_context(concurrent.futures.ThreadPoolExecutor(settings.build_jobs))
-            built = jobs.map(build, contestants)
-        for name, record in zip(contestants, built, strict=True):
-            state.put("build", info.shape.name, name, record)
+        built: Iterable[dict[str, Any]] = map(build, run.contestants)
+        if run.settings.build_jobs > 1:
+            jobs = stack.enter_context(concurrent.futures.ThreadPoolExecutor(run.settings.build_jobs))
+            built = jobs.map(build, run.contestants)
+        for name, record in zip(run.contestants, built, strict=True):
+            run.state.put("build", info.shape.name, name, record)
 
 
-def _start(
-    info: Info,
-    contestants: Mapping[str, Contestant],
-    settings: Settings,
-    output: Path,
-    state: State,
-    say: Say,
-    stack: contextlib.ExitStack,
-) -> list[Running]:
+def _start(info: Info, run: Run, stack: contextlib.ExitStack) -> list[Running]:
     """Every contestant that was built, loaded in a process that lives as long as ``stack``."""
     started, running = [], []
-    for name in contestants:
-        record = state.get("build", info.shape.name, name)
+    for name in run.contestants:
+        record = run.state.get("build", info.shape.name, name)
         if record is not None and record["status"] == "ok":
-            folder, log = places(output, info.shape, name)
-            one = stack.enter_context(worker(name, info, folder, log, _memory(settings)))
+            folder, log = places(run.output, info.shape, name)
+            one = stack.enter_context(worker(name, info, folder, log, _memory(run.settings)))
             started.append((name, record, one))
     for name, old, one in started:
         record = dict(old)
         try:
-            record["load_seconds"] = one.order("load", limit=settings.build_seconds)["seconds"]
-            running.append(Running(name, contestants[name], one))
+            record["load_seconds"] = one.order("load", limit=run.settings.build_seconds)["seconds"]
+            running.append(Running(name, run.contestants[name], one))
         except (Refused, Failed) as problem:
             record |= {"status": "refused" if isinstance(problem, Refused) else "failed", "reason": str(problem)}
-            say(f"  {name}: {record['status']}: {problem}")
-        state.put("build", info.shape.name, name, record)
+            run.say(f"  {name}: {record['status']}: {problem}")
+        run.state.put("build", info.shape.name, name, record)
     return running
 
 

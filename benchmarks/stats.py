@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .contestants import LIBRARY, PEER, WOODPECKER
+from .contestants import AUTO, LIBRARY, PEER, TUNED, WOODPECKER
 
 Times = Sequence[float | None]
 """ns per row in each round; None where a contestant sat a round out."""
@@ -56,22 +56,22 @@ def summarise(cell: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         "library", "best_peer", "best", "auto": names of contestants, or None. A peer is best by its median; the library
-        counts as a peer. "figures": name -> "ns_per_row", "low", "high" (quartiles), "vs_peer", "vs_library" (ratios;
-        above 1 is faster). "regret": of `auto` against the best strategy, 0.0 where it is the best.
+        counts as a peer; "best" is a strategy, not `auto` or `tuned`. "figures": name -> "ns_per_row", "low", "high"
+        (quartiles), "vs_peer", "vs_library" (ratios; above 1 is faster). "regret": of `auto` against the best strategy,
+        0.0 where it is the best.
     """
     timed = {n: c for n, c in cell["contestants"].items() if c["status"] == "ok"}
     medians = {n: median(c["ns_per_row"]) for n, c in timed.items()}
 
     def fastest(*kinds: str) -> str | None:
-        names = [
-            n for n, c in timed.items() if c["kind"] in kinds and medians[n] is not None and not n.endswith(":auto")
-        ]
+        names = [n for n, c in timed.items() if c["kind"] in kinds and medians[n] is not None and n not in plans]
         return min(names, key=lambda n: medians[n] or math.inf) if names else None
 
+    plans = (f"{WOODPECKER}:{AUTO}", f"{WOODPECKER}:{TUNED}")
     library = fastest(LIBRARY)
     peer = fastest(LIBRARY, PEER)
     best = fastest(WOODPECKER)
-    auto = f"{WOODPECKER}:auto" if f"{WOODPECKER}:auto" in timed else None
+    auto = plans[0] if plans[0] in timed else None
     figures = {}
     for name, contestant in timed.items():
         spread = quartiles(contestant["ns_per_row"])

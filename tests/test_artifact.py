@@ -33,12 +33,12 @@ CRC_AT = 48
     ("name", "strategy"),
     [
         ("outputs", "gemm"),
-        ("truncate", "tree_traversal"),
-        ("vector", "perfect_tree_traversal"),
         ("sentinel64", "bitslice"),
-        ("truncate", "scan"),
         ("linear", "tree_traversal"),
-        ("empty", "gemm"),
+        pytest.param("truncate", "tree_traversal", marks=pytest.mark.full),
+        pytest.param("vector", "perfect_tree_traversal", marks=pytest.mark.full),
+        pytest.param("truncate", "scan", marks=pytest.mark.full),
+        pytest.param("empty", "gemm", marks=pytest.mark.full),
     ],
 )
 def test_artifact_is_what_was_compiled(name, strategy, tmp_path):
@@ -67,12 +67,15 @@ def test_every_artifact(name, strategy, tmp_path):
             assert_agrees(loaded, forest, rows(forest, 2100, 1, dtype))
 
 
+@pytest.mark.parametrize(
+    "options", [ALONE["bitslice"], pytest.param({}, marks=pytest.mark.full)], ids=["one step", "a plan"]
+)
 @pytest.mark.parametrize("target", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
-def test_artifacts_for_levels_of_x86(target, tmp_path):
+def test_artifacts_for_levels_of_x86(target, options, tmp_path):
     from woodpecker.targets import resolve
 
     forest = FORESTS["outputs"]()
-    wp.compile(forest, strategy="bitslice", target=target).save(tmp_path / "m.so")
+    wp.compile(forest, strategy="bitslice", target=target, **options).save(tmp_path / "m.so")
     assert read_header(tmp_path / "m.so").manifest["levels"][0]["target"]["name"] == target
     if not resolve(target).native:
         with pytest.raises(ArtifactError, match="which this CPU has not"):
@@ -269,7 +272,14 @@ class TestLoading:
 
     @pytest.mark.parametrize(
         "name",
-        ["model", "m.bin", "m.o", "m.json", "m.tar", "m.SO", "$ORIGIN.so", "$LIB/m.so"],
+        [
+            "model",
+            "$LIB/m.so",
+            *(
+                pytest.param(n, marks=pytest.mark.full)
+                for n in ("m.bin", "m.o", "m.json", "m.tar", "m.SO", "$ORIGIN.so")
+            ),
+        ],
     )
     def test_any_name(self, stump, copy, forest, tmp_path, name):
         path = tmp_path / name

@@ -72,6 +72,8 @@ CASES = {
     "bitslice": (plain, "bitslice", {"min_rows": 1}, "raw_f32"),
     "bitslice_avx512": (ranked, "bitslice", {"min_rows": 1}, "raw_f32", AVX512),
     "bitslice_circuit": (uneven, "bitslice", {"min_rows": 1}, "apply_f32", ("avx2",)),
+    "terms": (plain, "tree_traversal", {"interleave": 1, "trees": 2}, "terms_f32"),
+    "total": (plain, "tree_traversal", {"interleave": 1, "trees": 2}, "total"),
     "columns_in_runs": (neighbours, "tree_traversal", {"interleave": 1}, "raw_f32"),
     "scan_avx2": (plain, "scan", {"min_rows": 1}, "raw_f32", ("avx2",)),
     "scan": (plain, "scan", {"min_rows": 1}, "raw_f32"),

@@ -19,8 +19,9 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as TB
 
 from woodpecker.build import kernel
-from woodpecker.manifest import ENTRIES
+from woodpecker.manifest import ENTRIES, TERMS
 from woodpecker.relay_ops.link import LINKS
+from woodpecker.relay_ops.plan import WALKING
 from woodpecker.relay_ops.relax import build_module
 from woodpecker.runtime import machine
 from woodpecker.schedules import cpu_link
@@ -172,6 +173,19 @@ def test_runs_of_columns_are_linted():
     for entry in ENTRIES:
         function = kernel(made.signatures, "entry", entry)
         assert lint(function) == [] and lint_assembly(assembly(function, "x86-64-v3")) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in ("linear", "outputs", "vector") else pytest.mark.full) for n in FORESTS],
+)
+def test_kernels_that_share_trees_out(name):
+    for strategy in (s for s in WALKING if (name, s) in SIGNATURES):
+        functions = {e: kernel(signatures_of(name, strategy), e, e) for e in TERMS}
+        for entry, function in functions.items():
+            assert lint(function) == [], f"{strategy} {entry}"
+            assert lint(kernel(signatures_of(name, strategy), entry, entry, parallel=True)) == []
+        assert lint_assembly(assembly(tvm.IRModule(functions), "x86-64-v3")) == [], strategy
 
 
 @pytest.mark.parametrize("name", LINKS)

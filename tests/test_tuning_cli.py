@@ -109,9 +109,18 @@ def test_records_on_the_command_line(cli, folder, home):
         (("absent.ubj",), "no file absent.ubj"),
         (("--list", "--prune"), "--list and --prune can't be given together"),
         (("plain.ubj", "--list"), "--list takes no MODEL"),
+        (("--list", "--trials", 64, "--quiet"), "--list takes no --trials or --quiet"),
+        (("--export", "x.jsonl", "--json", "--seed", 0), "--export takes no --json or --seed"),
+        (("--merge", "x", "--data", "y.npy"), "--merge takes no --data"),
+        (
+            ("--prune", "--no-header", "--tuning-logs", "x", "--build", "y"),
+            "--prune takes no --header/--no-header or --build",
+        ),
+        (("--import", "x", "--timeout", 60.0), "--import takes no --timeout"),
         (("plain.ubj", "--data", "absent.npy"), "no file absent.npy"),
         (("plain.ubj", "--tracker", "host"), "tracker and device_key go together"),
         (("plain.ubj", "--build", "x", "--work-dir", "y"), "--build takes no --work-dir"),
+        (("plain.ubj", "--build", "x", "--memory", 4.0), "--build takes no --memory"),
         (("plain.ubj", "--build", "x", "--report", "r.html", "--json"), "--build takes no --report or --json"),
         (("plain.ubj", "--build", "x", "--tuning-logs", "y", "--timeout", 9), "no --tuning-logs or --timeout"),
         (("--import", "absent", "--report", "nowhere/report.html"), "no folder nowhere"),
@@ -246,6 +255,7 @@ def test_a_folder_is_measured_by_one_process_and_its_files_are_no_modules(halved
     assert [t["status"] for t in candidates.measure_all(folder)] == ["ok"]
 
 
+@pytest.mark.full
 def test_a_winner_whose_entries_are_wrong_is_not_taken(halved, tmp_path, monkeypatch):
     _, made = halved
     folder = tmp_path / "taken"

@@ -19,9 +19,10 @@ from woodpecker.errors import InputError
 from woodpecker.levels import make_levels
 from woodpecker.predicates import canonicalise
 from woodpecker.relay_ops.plan import make_plan
-from woodpecker.runtime import machine
+from woodpecker.runtime import machine, strict_json
 from woodpecker.targets import resolve, resolve_levels
 from woodpecker.tuning import logs, records
+from woodpecker.tuning.logs import shipped  # as it is before conftest.py changes it
 from woodpecker.tuning.lookup import summary
 from woodpecker.tuning.records import Record
 from woodpecker.tuning.shape import digest, distance, shape_class, target_key
@@ -124,6 +125,16 @@ def test_records_that_do_not_fit_are_refused_with_the_reason(change, reason, for
     assert "no tuning record" in model.inspect()["tuning"]["skipped"][2]
 
 
+@pytest.mark.parametrize(("part", "name"), [("shape", "trees"), ("shape", "outputs"), ("target", "cores")])
+@pytest.mark.parametrize("value", [-1, 2**31])
+def test_sizes_out_of_range_are_named(part, name, value, forest, tmp_path):
+    good = record(forest).to_json()
+    (tmp_path / "one.jsonl").write_text(json.dumps({**good, part: {**good[part], name: value}}) + "\n")
+    (entry,) = records.read_file(tmp_path / "one.jsonl")
+    least = "at least 1" if (name, value) == ("outputs", -1) else "from 0 to 2,147,483,647"
+    assert f"{name} must be {least}, found {value}" in entry.refused
+
+
 @pytest.mark.parametrize(
     ("part", "change"),
     [
@@ -198,8 +209,9 @@ def test_logs_are_found_in_their_order(tmp_path, monkeypatch):
     here.mkdir()
     there.mkdir()
     monkeypatch.setenv(logs.VARIABLE, f"{here}:{there}:{tmp_path / 'absent'}")
-    assert logs.find() == [("user", here), ("user", there), ("shipped", logs.shipped())]
-    assert logs.find(there) == [("user", there), ("shipped", logs.shipped())]
+    monkeypatch.setattr(logs, "shipped", shipped)
+    assert logs.find() == [("user", here), ("user", there), ("shipped", shipped())]
+    assert logs.find(there) == [("user", there), ("shipped", shipped())]
     assert logs.find([]) == []
     monkeypatch.setenv(logs.VARIABLE, ":")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
@@ -207,7 +219,7 @@ def test_logs_are_found_in_their_order(tmp_path, monkeypatch):
     monkeypatch.delenv(logs.VARIABLE)
     (tmp_path / "woodpecker" / "tuning_logs").mkdir(parents=True)
     assert logs.find()[0] == ("user", tmp_path / "woodpecker" / "tuning_logs")
-    assert (logs.shipped() / "README.md").is_file()
+    assert (shipped() / "README.md").is_file()
     for wrong in (3, [3], tmp_path / "absent"):
         with pytest.raises(InputError):
             logs.find(wrong)
@@ -345,6 +357,25 @@ def test_a_line_that_could_not_be_written_again_is_refused(forest, tmp_path, edi
     path.write_text(json.dumps(data) + "\n")
     (entry,) = records.read_file(path)
     assert entry.record is None and message in entry.refused
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is damaged: Expecting property name"),
+        ('{"a": -Infinity}', "is damaged: there is no -Infinity in JSON"),
+        ("[1e999]", "is damaged: the number 1e999 is beyond a float64"),
+        ("[" * 10_000, "is damaged: maximum recursion depth"),
+        ("\udcff", "is damaged: 'utf-8' codec can't decode"),
+    ],
+)
+def test_what_is_no_json_is_refused_and_the_file_named(tmp_path, content, message):
+    path = tmp_path / "x.json"
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(InputError, match=f"x.json {message}"):
+        strict_json.read(path)
+    path.write_text('{"a": [1.5, -1e-400, 3]}')
+    assert strict_json.read(path) == {"a": [1.5, 0.0, 3]}
 
 
 def test_pipes_among_logs_are_not_read(forest, tmp_path):

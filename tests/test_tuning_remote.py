@@ -16,6 +16,7 @@ import pytest
 
 import woodpecker as wp
 from woodpecker.errors import InputError, TargetError
+from woodpecker.runtime import candidates
 from woodpecker.tuning import candidate, offline, records, remote, search, space, store, worker
 from woodpecker.tuning import job as jobs
 
@@ -104,7 +105,7 @@ def test_a_job_goes_on_when_a_server_is_killed(tracker, forest, tmp_path):
 
         result = quick(forest, tmp_path, tracker, "board", trials=7, progress=kill)
         assert [t["status"] for t in result.trials] == ["ok"] * 7
-        assert len({space.key(t["plan"]) for t in result.trials}) == 7
+        assert len({candidates.key(t["plan"]) for t in result.trials}) == 7
         until(lambda: remote.devices(tracker, "board") == 1)
     assert result.record.target.cores == 0
     assert records.read(tmp_path / "logs")[0].record == result.record

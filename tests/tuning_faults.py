@@ -1,5 +1,5 @@
 """A worker some of whose candidates hang, crash, take all memory, fail, or score wrongly: each by an option of its
-plan. Run by tests/test_tuning.py in the place of `woodpecker.tuning.worker`."""
+plan. Run by tests in the place of `woodpecker.tuning.worker`."""
 
 from __future__ import annotations
 

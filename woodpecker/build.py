@@ -21,9 +21,9 @@ import tvm
 from . import c_config, toolchain
 from .layout import Signature
 from .levels import Level
-from .manifest import ENTRIES
+from .manifest import ENTRIES, TERMS
 from .runtime.files import atomic_path, check_output, check_path
-from .schedules import cpu, cpu_link
+from .schedules import cpu, cpu_link, cpu_terms
 from .targets import tvm_target
 
 # TVM's thread pool pins its workers unless told otherwise, which fights with other pools of the process.
@@ -49,7 +49,11 @@ def kernel(
 ) -> tvm.tirx.PrimFunc:
     """The PrimFunc of an entry such as "raw_f32"."""
     kind, _, width = entry.partition("_")
+    if kind == "total":
+        return cpu_terms.total(signatures[0], symbol, parallel, first_directory)
     x_dtype = {"f32": "float32", "f64": "float64"}[width]
+    if kind == "terms":
+        return cpu_terms.terms(signatures[0], symbol, x_dtype, parallel, first_directory)
     return cpu.entry(signatures, symbol, kind, x_dtype, parallel, first_directory)
 
 
@@ -152,10 +156,14 @@ def export(
             shutil.copyfile(folder / made, staged)
 
 
+def _entries(level: Level) -> tuple[str, ...]:
+    return ENTRIES if level.terms is None else (*ENTRIES, *TERMS)
+
+
 def _write_kernels(file: Path, level: Level, links: Sequence[Mapping[str, Any]], prefix: str) -> None:
     """The object file of a level's entries and links."""
     functions = {}
-    for name in ENTRIES:
+    for name in _entries(level):
         symbol = f"{prefix}_{name}{level.suffix}"
         functions[symbol] = kernel(level.signatures, symbol, name, first_directory=level.first_directory)
     for i, stage in enumerate(links):

@@ -82,11 +82,19 @@ def config(
         symbol: A further name of the function that returns the model.
         blob: The file that holds the blob.
     """
+    from .manifest import TERMS  # with TVM, which `getter` does not need
+
     prefix, levels = manifest["prefix"], manifest["levels"]
     kernels = [
         f"({name},{level['suffix']},{level['row_block']},{level['scratch_bytes']})"
         for level in levels
         for name in manifest["entries"]
+    ]
+    # Shared out in single groups of trees. The C interface shares rows only.
+    terms = [
+        f"({name},{level['suffix']},1,{level['scratch_bytes']})"
+        for level in levels
+        for name in (TERMS if shared and level["terms"] else ())
     ]
     getters = [getter(prefix), *([ANY_MODEL] if shared else []), *([symbol] if symbol else [])]
     groups, methods = _methods(manifest)
@@ -102,6 +110,7 @@ def config(
         f"#define WP_N_ENTRIES {len(manifest['entries'])}",
         *groups,
         _table("WP_KERNELS", kernels),
+        _table("WP_TERMS", terms),
         _table("WP_LEVELS", [_level(level["target"]) for level in levels]),
         _table("WP_METHODS", methods),
         _table("WP_GETTERS", [f"({name})" for name in getters]),

@@ -14,11 +14,35 @@ import tvm
 
 from .layout import Layout, Signature, directory, signature
 from .predicates import Canonical
-from .relay_ops.plan import Step, make_plan
+from .relay_ops.plan import WALKING, Step, make_plan
 from .runtime.format import Directory
-from .schedules.cpu import lay_out, tables_of
+from .runtime.threads import NS_PER_SHARE
+from .schedules.cpu import lay_out, shared_rows, tables_of
+from .schedules.cpu_strategies import trees_of
 from .targets import CpuTarget
 from .tuning.lookup import tuned_plan
+
+TERMS_BYTES = 2**20
+"""Terms of a call should stay in the second-level cache."""
+TERMS_ROWS = 64
+"""From here on walks share rows out, not trees."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Entries that share trees out, see `woodpecker.schedules.cpu_terms`.
+
+    Args:
+        groups: Groups of trees that there are.
+        width: Terms of a row.
+        max_rows: Rows that they serve at most.
+        ns_per_row: Estimated.
+    """
+
+    groups: int
+    width: int
+    max_rows: int
+    ns_per_row: float
 
 
 @dataclass(frozen=True)
@@ -31,9 +55,10 @@ class Level:
         first_directory: The number of its first directory in the model blob; it has one a step of the plan.
         plan: Its plan.
         signatures: What the code of each step is specialised on.
-        row_block: Rows that are computed together.
+        shared_rows: Rows that the threads of a call share out.
         scratch_bytes: Bytes of scratch that a task needs.
         tuning: Which tuning record the plan comes from, see `tuned_plan`; None: a strategy was named.
+        terms: How the threads of a call over a few rows share the trees out, or None: they don't.
     """
 
     target: CpuTarget
@@ -41,9 +66,10 @@ class Level:
     first_directory: int
     plan: tuple[Step, ...]
     signatures: tuple[Signature, ...]
-    row_block: int
+    shared_rows: int
     scratch_bytes: int
     tuning: Mapping[str, Any] | None
+    terms: Terms | None
 
 
 def make_levels(
@@ -70,6 +96,21 @@ def make_levels(
     return tuple(levels), directories
 
 
+def _terms(canonical: Canonical, plan: tuple[Step, ...], first: Signature) -> Terms | None:
+    """The entries that share trees out, where the rows for which nothing but walks is planned take long enough."""
+    if plan[0].strategy not in WALKING:
+        return None
+    forest = canonical.forest
+    width = forest.n_trees * (forest.n_outputs if forest.vector_leaves else 1)
+    fits = TERMS_BYTES // (max(width, 1) * forest.values.dtype.itemsize)
+    later = (step.min_rows - 1 for step in plan if step.strategy not in WALKING)
+    ns = round(float(WALKING[plan[0].strategy].cost(canonical, 1)), 1)
+    max_rows = min(next(later, TERMS_ROWS), fits)
+    if max_rows * ns < 2 * NS_PER_SHARE:
+        return None
+    return Terms(-(-forest.n_trees // trees_of(first)), width, max_rows, ns)
+
+
 def level_of(
     canonical: Canonical,
     tables: Callable[[Step], Layout],
@@ -86,6 +127,15 @@ def level_of(
         signature(layout, step.strategy, forest.input_dtype, str(forest.values.dtype))
         for layout, step in zip(layouts, plan, strict=True)
     )
-    row_block, scratch_bytes = (layouts[-1].scalars[name] for name in ("row_block", "scratch_bytes"))
-    level = Level(target, suffix, first_directory, plan, signatures, row_block, scratch_bytes, tuning)
+    level = Level(
+        target,
+        suffix,
+        first_directory,
+        plan,
+        signatures,
+        shared_rows(signatures[-1]),
+        layouts[-1].scalars["scratch_bytes"],
+        tuning,
+        _terms(canonical, plan, signatures[0]),
+    )
     return level, list(map(directory, layouts, signatures))

@@ -5,7 +5,8 @@ prefix              of all its symbols, unique per model
 levels              the CPU levels, a later one preferred; each has
     target              platform, CPU and the features that it needs
     suffix              what the names of its entries end in
-    row_block, scratch_bytes, ns_per_row
+    row_block, scratch_bytes, ns_per_row    row_block: rows that threads share out
+    terms               the entries that share trees out, `woodpecker.levels.Terms`, or null
     plan, tuning        for people
 entries, links      the compiled functions
 acc_dtype, n_outputs, n_trees
@@ -16,6 +17,7 @@ stats, source       for people
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,6 +34,8 @@ from .runtime.labels import encode
 from .runtime.rows import InputSpec
 
 ENTRIES = ("raw_f32", "raw_f64", "apply_f32", "apply_f64")
+TERMS = ("terms_f32", "terms_f64", "total")
+"""Entries that a level may have besides, see `woodpecker.levels.Terms`."""
 
 
 def link_stages(forest: Forest) -> list[dict[str, Any]]:
@@ -111,11 +115,12 @@ def _level(canonical: Canonical, level: Level) -> dict[str, Any]:
     return {
         "target": level.target.manifest(),
         "suffix": level.suffix,
-        "row_block": level.row_block,
+        "row_block": level.shared_rows,
         "scratch_bytes": level.scratch_bytes,
         "ns_per_row": round(STRATEGIES[level.plan[-1].strategy].cost(canonical, TYPICAL_ROWS), 1),
         "plan": [step.manifest() for step in level.plan],
         "tuning": level.tuning,
+        "terms": None if level.terms is None else dataclasses.asdict(level.terms),
     }
 
 

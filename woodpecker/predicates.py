@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .errors import UnsupportedModelError
-from .forest import IN, LEAF, LT, MISSING_ZERO, Forest, leaf_depth, tree_depth
+from .forest import IN, LEAF, LT, MISSING_ZERO, Forest, leaf_depth, tree_depth, tree_leaves
 
 MAX_BITSET_WORDS = 2**26
 PIECE_BITS = 2**26
@@ -52,9 +52,9 @@ class Columns:
         return len(self.feature)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Canonical:
-    """A forest whose splits are tests on columns.
+    """A forest whose splits are tests on columns. Equal to itself alone, so that what is derived from it can be kept.
 
     Args:
         forest: Where it comes from; topology and leaves are unchanged.
@@ -81,6 +81,11 @@ class Canonical:
     @property
     def max_depth(self) -> int:
         return int(self.depth.max(initial=0))
+
+    @property
+    def leaf_bits(self) -> int:
+        """Bits that number the leaves of any tree."""
+        return max(1, int(tree_leaves(self.forest).max(initial=1) - 1).bit_length())
 
     @property
     def has_categories(self) -> bool:

@@ -1,25 +1,21 @@
-"""The studies on the command line: python -m benchmarks regret | latency | threads | scaling | routing | plot."""
+"""The studies on the command line: python -m benchmarks regret | latency | threads | scaling | routing | levels."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import functools
-import json
-import os
-import signal
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from woodpecker.runtime.threads import available_cpus
 
-from .. import machine
+from .. import outcome
 from ..contestants import resolve
-from ..report import machine_lines
+from ..report import machine_lines, plan_lines
 from ..run import say
 from ..shapes import QUICK, SHAPES, Shape
-from . import forests, latency, regret, routing, scaling, threads
+from . import forests, latency, levels, regret, routing, scaling, threads, tuning
 from .runner import Cell, Measure, Settings, failures, in_worker, run_study
 
 STUDIES: Mapping[str, str] = {
@@ -28,6 +24,8 @@ STUDIES: Mapping[str, str] = {
     "threads": "large batches on one thread and on more",
     "scaling": "time, memory, size and compile time over trees, leaves, features and batch",
     "routing": "rows that split evenly everywhere, and rows that nearly all take one path",
+    "levels": "strategies on each CPU level of one artifact, and what a level costs",
+    "tuning": "the default plan, the tuned one and the best peer, and what tuning took",
 }
 REPORTS: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "regret": regret.render,
@@ -35,6 +33,8 @@ REPORTS: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "threads": threads.render,
     "scaling": scaling.render,
     "routing": routing.render,
+    "levels": levels.render,
+    "tuning": tuning.render,
 }
 BATCHES = {
     "regret": regret.BATCHES,
@@ -42,6 +42,8 @@ BATCHES = {
     "threads": threads.BATCHES,
     "scaling": scaling.BATCHES,
     "routing": routing.BATCHES,
+    "levels": levels.BATCHES,
+    "tuning": tuning.BATCHES,
 }
 QUICK_SETTINGS = Settings(
     batches=(1, 64),
@@ -54,20 +56,17 @@ QUICK_SETTINGS = Settings(
     strategies=("tree_traversal",),
     points=1,
     train_threads=1,
+    trials=3,
 )
 
 
 def add_parsers(commands: Any) -> None:
     for name, help_text in STUDIES.items():
         one = commands.add_parser(name, help=help_text)
-        one.add_argument("--output", type=Path, default=Path("build/benchmarks"), help="folder of models and results")
-        one.add_argument("--quick", action="store_true", help="tiny models, for CI: its times mean nothing")
-        one.add_argument("--fresh", action="store_true", help="drop what an earlier run measured; models are kept")
+        outcome.add_options(one, "tiny models, for CI: its times mean nothing")
         one.add_argument("--budget", type=float, default=3600.0, metavar="SECONDS", help="stop after about this (3600)")
-        one.add_argument("--rounds", type=int, help="interleaved rounds (9)")
-        one.add_argument("--date", action="store_true", help="write today's date into the results")
         if name not in ("latency", "threads"):  # what these ask is time on the wall
-            one.add_argument("--clock", choices=("wall", "cpu"), help="cpu: CPU time instead, for a busy machine")
+            outcome.add_clock(one)
         if name == "scaling":
             known = ", ".join(scaling.AXES)
             one.add_argument("--axis", action="append", metavar="NAME", help=f"only this ({known}); several times")
@@ -75,11 +74,16 @@ def add_parsers(commands: Any) -> None:
             one.add_argument("--shape", action="append", default=[], metavar="NAME", help="only this; several times")
         if name == "regret":
             one.add_argument("--forest", action="append", default=[], metavar="N", help="only this of the 20; or all")
+        if name == "levels":
+            known = ", ".join(levels.STRATEGIES)
+            one.add_argument("--strategy", action="append", metavar="NAME", help=f"only this ({known}); several times")
         if name == "threads":
             one.add_argument("--most", type=int, metavar="THREADS", help="up to so many threads (the usable CPUs)")
-        if name == "latency":
+        if name == "tuning":
+            one.add_argument("--trials", type=int, help="candidates that each job measures (64)")
+        if name in ("latency", "tuning"):
             one.add_argument("--contestant", action="append", metavar="NAME", help="only these; or package.module:NAME")
-        else:
+        if name != "latency":
             one.add_argument(
                 "--batch", action="append", type=int, metavar="ROWS", help="only this batch; several times"
             )
@@ -94,35 +98,11 @@ def main(given: argparse.Namespace) -> int:
     name = given.command
     settings = _settings(given)
     cells, measure = _plan(given, settings)
-    output = given.output / "quick" if given.quick else given.output
+    output = outcome.folder(given)
     if given.fresh:
         (output / f"{name}.jsonl").unlink(missing_ok=True)
-    # Ended by a signal, it ends its workers first, as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        results = run_study(name, cells, settings, output, budget=given.budget, say=say, measure=measure)
-    except KeyboardInterrupt:
-        say("interrupted; the same command goes on from here")
-        return 130
-    if given.date:
-        results["date"] = machine.today()
-    text = render(results)
-    path = output / f"{name}-{machine.slug(results['machine'])}.json"
-    write(path, json.dumps(results, indent=1) + "\n")
-    write(path.with_suffix(".md"), text + "\n")
-    print(text)
-    say(f"results: {path}")
-    found = failures(results)
-    for failure in found:
-        say(f"FAILED: {failure}")
-    return 1 if found else 0
-
-
-def write(path: Path, content: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f"partial-{path.name}")
-    partial.write_text(content)
-    os.replace(partial, path)
+    run = functools.partial(run_study, name, cells, settings, output, budget=given.budget, say=say, measure=measure)
+    return outcome.carry_out(run, given, f"{name}-", render, failures)
 
 
 def render(results: Mapping[str, Any]) -> str:
@@ -132,7 +112,7 @@ def render(results: Mapping[str, Any]) -> str:
         results: As `benchmarks.studies.runner.run_study` returns them.
     """
     name = results["study"]
-    lines = [f"# {name.capitalize()}: {STUDIES[name]}", "", *machine_lines(results["machine"])]
+    lines = [f"# {name.capitalize()}: {STUDIES[name]}", "", *machine_lines(results["machine"]), *plan_lines(results)]
     lines += [f"Commit {results['commit'] or 'unknown'}.", ""]
     if results["settings"]["clock"] == "cpu":
         lines += ["Times are CPU time, not time on the wall: the machine was in use by others.", ""]
@@ -150,7 +130,12 @@ def _settings(given: argparse.Namespace) -> Settings:
     if given.rounds is not None and given.rounds < 1:
         raise ValueError(f"--rounds {given.rounds}: it must be 1 or more")
     base = QUICK_SETTINGS if given.quick else dataclasses.replace(Settings(), batches=BATCHES[given.command])
-    asked = {"batches": batches or None, "rounds": given.rounds, "clock": getattr(given, "clock", None)}
+    asked = {
+        "batches": batches or None,
+        "rounds": given.rounds,
+        "clock": getattr(given, "clock", None),
+        "trials": getattr(given, "trials", None),
+    }
     return dataclasses.replace(base, **{k: v for k, v in asked.items() if v is not None})
 
 
@@ -171,6 +156,8 @@ def _plan(given: argparse.Namespace, settings: Settings) -> tuple[list[Cell], Me
             suite = ()
         return regret.cells(regret.selected(suite, held, given.shape, given.forest), settings), in_worker
     by_name = {shape.name: shape for shape in suite}
+    if given.command == "levels":
+        return _levels(given, by_name, settings), in_worker
     _known("model", given.shape, by_name)
     shapes = [by_name[name] for name in given.shape or by_name]
     if given.command == "threads":
@@ -178,9 +165,23 @@ def _plan(given: argparse.Namespace, settings: Settings) -> tuple[list[Cell], Me
         if most < 1:
             raise ValueError(f"--most {most}: it must be 1 or more")
         return threads.cells(shapes, settings, most), in_worker
+    if given.command == "tuning":
+        peers = given.contestant or (("library",) if given.quick else tuning.PEERS)
+        beside = {name: resolve(name) for name in dict.fromkeys(("library", *peers))}
+        return tuning.cells(shapes, settings), functools.partial(tuning.measure, contestants=beside)
     names = given.contestant or (latency.QUICK if given.quick else latency.CONTESTANTS)
     contestants = {name: resolve(name) for name in dict.fromkeys(("library", *names))}
     return latency.cells(shapes), functools.partial(latency.measure, contestants=contestants)
+
+
+def _levels(given: argparse.Namespace, suite: Mapping[str, Shape], settings: Settings) -> list[Cell]:
+    made: Mapping[str, Any] = {} if given.quick else levels.GENERATED
+    asked: Sequence[str] = given.shape or (tuple(suite) if given.quick else (*levels.MODELS, *made))
+    _known("model", asked, {**suite, **made})
+    strategies = given.strategy or settings.strategies or tuple(levels.STRATEGIES)
+    _known("strategy", strategies, levels.STRATEGIES)
+    shapes = [suite[name] for name in asked if name in suite]
+    return levels.cells(shapes, [name for name in asked if name in made], strategies, settings)
 
 
 def _known(what: str, names: Sequence[str], known: Mapping[str, Any]) -> None:

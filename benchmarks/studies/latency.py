@@ -14,16 +14,16 @@ import numpy as np
 
 from .. import cell as suite
 from ..check import error
-from ..contestants import PEER, RAW, Contestant
+from ..contestants import AUTO, PEER, RAW, WOODPECKER, Contestant
 from ..driver import Failed, Refused, environment
 from ..report import ABSENT, seconds, table
-from ..run import contest, places, say
+from ..run import Run, contest, places, say
 from ..shapes import Info, Shape
 from ..state import State
 from .runner import Cell, Settings, train
 
-CONTESTANTS = ("library", "onnxruntime", "onedal", "treelite", "lleaves", "woodpecker:auto")
-QUICK = ("library", "woodpecker:auto")
+CONTESTANTS = ("library", "onnxruntime", "onedal", "treelite", "lleaves", f"{WOODPECKER}:{AUTO}")
+QUICK = ("library", f"{WOODPECKER}:{AUTO}")
 STEPS = ("numpy", "import", "load", "first")
 ROUND_SECONDS = 0.5
 COLD_SECONDS = 120.0
@@ -54,8 +54,8 @@ def measure(cell: Cell, settings: Settings, output: Path, contestants: Mapping[s
     with tempfile.TemporaryDirectory(dir=place) as scratch:
         builds = State(Path(scratch) / "builds.jsonl", {})
         trained = train(cell.shape, 16_384, settings, output)
-        given = (cell.shape, contestants, limits, place, builds)
-        with contest(*given, lambda *_: trained, say) as (info, running, library):
+        run = Run(contestants, limits, place, builds, lambda *_: trained, say)
+        with contest(cell.shape, run) as (info, running, library):
             found = _measure(running, library, info, settings, place)
         for name, one in contestants.items():
             build = builds.get("build", cell.shape.name, name)

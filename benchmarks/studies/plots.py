@@ -11,7 +11,7 @@ from woodpecker.errors import MissingExtraError
 
 from ..report import rows_a_call
 from ..stats import median, summarise
-from . import latency, regret, scaling, threads
+from . import latency, levels, regret, scaling, threads, tuning
 
 Figure = Any
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#000000")
@@ -208,21 +208,61 @@ def _line(
     axes.grid(alpha=0.3)
 
 
+Panel = tuple[Sequence[str], Mapping[str, Sequence[float | None]]]
+
+
+def _batches(pyplot: Any, title: str, rows: int, panels: Mapping[str, Panel]) -> Figure:
+    """Bars side by side for each number of rows a call."""
+    figure, grid = _tall(pyplot, rows, len(panels))
+    for axes, (batch, (labels, series)) in zip(grid[0], panels.items(), strict=True):
+        _bars(axes, labels, series)
+        axes.set_xlabel("ns/row, one thread")
+        axes.set_title(rows_a_call(int(batch)))
+    figure.suptitle(title)
+    return figure
+
+
 def _routing(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
     figures = {}
     for key, cell in results["cells"].items():
         if "batches" not in cell:
             continue
-        figure, grid = _tall(pyplot, 2 * len(cell["strategies"]), len(cell["batches"]))
-        for axes, (batch, kinds) in zip(grid[0], cell["batches"].items(), strict=True):
+        panels: dict[str, Panel] = {}
+        for batch, kinds in cell["batches"].items():
             names = list(kinds["balanced"])
-            series = {kind: [median(times.get(name, [])) for name in names] for kind, times in kinds.items()}
-            _bars(axes, names, series)
-            axes.set_xlabel("ns/row")
-            axes.set_title(rows_a_call(int(batch)))
-        figure.suptitle(f"Balanced and skewed rows: {key}")
-        figures[f"routing-{key}"] = figure
+            panels[batch] = names, {k: [median(times.get(n, [])) for n in names] for k, times in kinds.items()}
+        title = f"Balanced and skewed rows: {key}"
+        figures[f"routing-{key}"] = _batches(pyplot, title, 2 * len(cell["strategies"]), panels)
     return figures
+
+
+def _levels(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
+    figures = {}
+    timed = [cell for cell in results["cells"].values() if "batches" in cell]
+    for model in dict.fromkeys(cell["about"]["model"] for cell in timed):
+        found = {c["about"]["strategy"]: c["batches"] for c in timed if c["about"]["model"] == model}
+        panels: dict[str, Panel] = {}
+        for batch in dict.fromkeys(batch for one in found.values() for batch in one):
+            taken = {name: one[batch]["ns_per_row"] for name, one in found.items() if batch in one}
+            series = {level: [median(times.get(level, [])) for times in taken.values()] for level in levels.LEVELS}
+            panels[batch] = list(taken), series
+        title = f"CPU levels of one artifact: {model}"
+        figures[f"levels-{model}"] = _batches(pyplot, title, 4 * len(found), panels)
+    return figures
+
+
+def _tuning(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
+    cells = {key: cell for key, cell in results["cells"].items() if "tuning" in cell}
+    if not cells:
+        return {}
+    batches = results["settings"]["batches"]
+    series = {f"{batch:,} rows": [tuning.gain(cell, str(batch)) for cell in cells.values()] for batch in batches}
+    figure, ((axes,),) = _tall(pyplot, len(cells) * len(series) // 2)
+    _bars(axes, list(cells), series)
+    axes.axvline(1.0, color="#000000", linestyle="--", linewidth=1)
+    axes.set_xlabel("times as fast as the default plan")
+    axes.set_title("Tuned plans")
+    return {"tuning": figure}
 
 
 def _run(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
@@ -251,4 +291,6 @@ DRAWN: Mapping[str, Callable[[Any, Mapping[str, Any]], dict[str, Figure]]] = {
     "threads": _threads,
     "scaling": _scaling,
     "routing": _routing,
+    "levels": _levels,
+    "tuning": _tuning,
 }

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..contestants import own_model
+from ..contestants import AUTO, own_model
 from ..report import number, table
 from ..shapes import Info, Shape, open_pool, pool_rows
 from ..stats import median, ratio
 from ..worker import Reply
 from .runner import Cell, Settings
-from .timing import AUTO, compile_all, library_check, strategy_names, take_turns
+from .timing import compile_all, library_check, strategy_names, take_turns
 
 BATCHES = (1, 64, 1024)
 LIMIT = 0.15

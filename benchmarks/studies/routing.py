@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..contestants import AUTO
 from ..report import number, table
 from ..shapes import Pool
 from ..stats import median, ratio
 from ..worker import Reply
 from .generate import balanced_rows, forest, skewed_rows
 from .runner import Cell, Settings
-from .timing import AUTO, compile_all, reference_check, strategy_names, take_turns
+from .timing import compile_all, reference_check, strategy_names, take_turns
 
 SHAPES: dict[str, dict[str, Any]] = {
     "perfect-500x8-28": {"trees": 500, "leaves": 256, "features": 28, "leaf_wise": False},

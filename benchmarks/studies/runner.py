@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import machine
+from .. import driver, machine
+from ..contestants import NO_LOGS
 from ..driver import Failed, Refused, worker
 from ..shapes import Info, Shape
 from ..state import State
@@ -38,9 +39,10 @@ class Settings:
         fresh_processes: Processes for each figure of a first prediction.
         latency_calls: Calls of one row in each round.
         strategies: Those that are compared; none: every one that is installed.
-        points: The first so many of each axis of the scaling study; 0: all.
+        points: The first so many of each axis of the scaling study; 0: all. Otherwise `levels` has fewer of them too.
         memory_gb: Limit of each worker's address space; 0: none.
         train_threads: Threads that train the models.
+        trials: Candidates that a tuning job measures.
     """
 
     batches: tuple[int, ...] = (1, 64, 1024)
@@ -56,6 +58,7 @@ class Settings:
     points: int = 0
     memory_gb: float = 12.0
     train_threads: int = 2
+    trials: int = 64
 
 
 @dataclass(frozen=True)
@@ -99,18 +102,15 @@ def in_worker(cell: Cell, settings: Settings, output: Path) -> dict[str, Any]:
 
 
 def train(shape: Shape, n_rows: int, settings: Settings, output: Path) -> Info:
-    """`benchmarks.shapes.prepare` in a process of its own.
+    """`benchmarks.driver.train`.
 
     Raises:
         Skipped: the library is not installed, or training failed.
     """
-    threads = settings.train_threads
-    arguments: dict[str, Any] = {"shape": dataclasses.asdict(shape), "cache": str(output / "models"), "n_rows": n_rows}
-    with worker(None, None, output, output / "logs" / f"{shape.name}-train.log", 0, threads) as one:
-        try:
-            return Info.from_json(one.order("train", limit=3600.0, threads=threads, **arguments))
-        except Failed as problem:
-            raise Skipped(f"no model: {problem}") from None
+    try:
+        return driver.train(shape, n_rows, settings.train_threads, output)
+    except Failed as problem:
+        raise Skipped(f"no model: {problem}") from None
 
 
 def run_study(
@@ -160,6 +160,7 @@ def header(name: str, settings: Settings) -> dict[str, Any]:
         "schema": SCHEMA,
         "study": name,
         "machine": machine.describe(),
+        "tuning_logs": list(NO_LOGS),
         "benchmark_sources": machine.source_digest(Path(__file__).parents[1]),
         "settings": dataclasses.asdict(settings),
     }

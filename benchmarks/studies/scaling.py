@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..contestants import woodpecker
+from ..contestants import AUTO, NO_LOGS, woodpecker
 from ..report import ABSENT, number, seconds, size, table
 from ..shapes import MAX_POOL_BYTES, Pool
 from ..stats import median
 from ..worker import Reply, memory
 from .generate import balanced_rows, forest
 from .runner import Cell, Settings
-from .timing import AUTO, reference_check, take_turns
+from .timing import reference_check, take_turns
 
 BASE = {"trees": 100, "leaves": 64, "features": 28}
 AXES: dict[str, tuple[int, ...]] = {
@@ -67,7 +67,7 @@ def measure(output: str, settings: dict[str, Any], batches: list[int], made: dic
         path = Path(folder) / "model.so"
         reset_peak()
         before, begin = memory("VmRSS"), time.perf_counter()
-        wp.compile(model).save(path)
+        wp.compile(model, tuning_logs=NO_LOGS).save(path)
         record: dict[str, Any] = {"compile_seconds": time.perf_counter() - begin}
         record |= {"rss_before": before, "peak_bytes": memory("VmHWM"), "artifact_bytes": path.stat().st_size}
         begin = time.perf_counter()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..check import unequal_bits
-from ..contestants import own_model
+from ..contestants import NO_LOGS, own_model
 from ..report import ABSENT, number, table
 from ..shapes import Info, Shape, open_pool, pool_rows
 from ..stats import median, ratio
@@ -50,7 +50,7 @@ def measure(output: str, settings: dict[str, Any], info: dict[str, Any], most: i
     pool, model = open_pool(about), wp.from_model(own_model(about))
     with tempfile.TemporaryDirectory(dir=output) as folder:
         path = Path(folder) / "model.so"
-        wp.compile(model).save(path)
+        wp.compile(model, tuning_logs=NO_LOGS).save(path)
         loaded = {str(n): wp.load(path, num_threads=n) for n in range(1, most + 1)}
         largest = pool.X[: max(limits.batches)]
         alone = loaded["1"].predict_raw(largest)

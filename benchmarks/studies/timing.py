@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..check import unequal_bits, unequal_leaves
-from ..contestants import Predict, threshold_rows
+from ..contestants import AUTO, NO_LOGS, Predict, threshold_rows
 from ..peers import LIBRARY_ITSELF
 from ..shapes import Info, Pool
 from ..worker import time_calls
 from .runner import Settings
 
-AUTO = "auto"
 ABSURD = 30.0
 """`gemm` is left out where its own estimate is this many times the cheapest: its products would take minutes."""
 CHUNK = 1024
@@ -74,7 +73,7 @@ def compile_all(model: Any, names: Iterable[str], differs: Callable[[Any], str |
             continue
         begin = time.perf_counter()
         try:
-            one = wp.compile(model, strategy=name, num_threads=1)
+            one = wp.compile(model, strategy=name, num_threads=1, tuning_logs=NO_LOGS)
         except StrategyError as refusal:
             strategies[name] = {"status": "refused", "reason": str(refusal)}
             continue

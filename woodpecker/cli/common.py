@@ -9,7 +9,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import typer
 
@@ -30,6 +30,14 @@ EXIT_CODES = (
 )
 
 _LONGEST_OPTION = 100
+
+Header = Annotated[
+    bool, typer.Option("--header/--no-header", help="Whether the first line of a .csv or .tsv names columns.")
+]
+Drop = Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="A column that is no feature; may be repeated.")]
+Missing = Annotated[float, typer.Option(help="As for compile.")]
+IterationRange = Annotated[str | None, typer.Option(metavar="START:STOP", help="As for compile.")]
+"""Options of several commands."""
 
 P = ParamSpec("P")
 

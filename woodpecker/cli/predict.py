@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from ..errors import InputError
-from .common import command, progress
+from .common import Drop, Header, command, progress
 
 
 @command
@@ -25,12 +25,8 @@ def main(
     method: Annotated[
         str, typer.Option(help="predict, predict_raw, apply, and what else the model has, such as predict_proba.")
     ] = "predict",
-    header: Annotated[
-        bool, typer.Option("--header/--no-header", help="Whether the first line of a .csv or .tsv names columns.")
-    ] = True,
-    drop: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN", help="A column that is no feature; may be repeated.")
-    ] = None,
+    header: Header = True,
+    drop: Drop = None,
     num_threads: Annotated[int | None, typer.Option(help="Threads; default: as many as pay.")] = None,
 ) -> None:
     """Predict every row of DATA with a compiled model.

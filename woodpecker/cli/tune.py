@@ -14,7 +14,7 @@ import numpy as np
 import typer
 
 from ..errors import InputError
-from .common import check_input, command, note, parse_range
+from .common import Drop, Header, IterationRange, Missing, check_input, command, note, parse_range
 from .tune_logs import show_export, show_list, show_merge, show_prune
 
 if TYPE_CHECKING:
@@ -22,11 +22,45 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 500_000
 """Rows that are read of a file: what is measured is a draw of them."""
-TIMEOUT, MEMORY = 60.0, 4.0
+RECORDS = {
+    "listing": ("tuning_logs", "as_json"),
+    "export": ("tuning_logs",),
+    "merge": ("tuning_logs",),
+    "prune": ("tuning_logs",),
+    "imported": ("tuning_logs", "report", "quiet", "as_json"),
+}
+"""What is done without a MODEL, and the options that go with it."""
+MEASURING = ("tracker", "device_key", "work_dir", "tuning_logs", "report", "as_json", "timeout", "memory")
+"""The options that do not go with --build."""
+
+
+def _check_usage(context: typer.Context) -> None:
+    """Refuse options that would be ignored.
+
+    Raises:
+        InputError: there are some, or it is not said what to do.
+    """
+    flags = {
+        p.name: "MODEL" if p.param_type_name == "argument" else "/".join([*p.opts, *p.secondary_opts])
+        for p in context.command.params
+    }
+    sources = {name: context.get_parameter_source(name) for name in flags if name}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    modes = [name for name in RECORDS if name in given]
+    if len(modes) > 1:
+        raise InputError(f"{' and '.join(flags[mode] for mode in modes)} can't be given together")
+    for mode in modes:
+        if ignored := [flags[name] for name in given if name not in (mode, *RECORDS[mode])]:
+            raise InputError(f"{flags[mode]} takes no {' or '.join(ignored)}")
+    if not modes and "model" not in given:
+        raise InputError("name a MODEL to tune, or give one of " + ", ".join(flags[name] for name in RECORDS))
+    if "build" in given and (ignored := [flags[name] for name in MEASURING if name in given]):
+        raise InputError(f"--build takes no {' or '.join(ignored)}: it measures nothing and leaves no record")
 
 
 @command
 def main(
+    context: typer.Context,
     model: Annotated[
         Path | None,
         typer.Argument(metavar="[MODEL]", help="XGBoost .json or .ubj, or LightGBM .txt file.", show_default=False),
@@ -36,12 +70,8 @@ def main(
     data: Annotated[
         Path | None, typer.Option(help="Rows as will be predicted: .csv, .tsv, .parquet or .npy.", show_default=False)
     ] = None,
-    header: Annotated[
-        bool, typer.Option("--header/--no-header", help="Whether the first line of a .csv or .tsv names columns.")
-    ] = True,
-    drop: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN", help="A column that is no feature; may be repeated.")
-    ] = None,
+    header: Header = True,
+    drop: Drop = None,
     batch: Annotated[
         list[int] | None,
         typer.Option(min=1, help="Rows per call that matter; may be repeated. [default: 1, 16, 64, 256, 1024, 8192]"),
@@ -52,8 +82,8 @@ def main(
         bool, typer.Option("--json", help="A line of JSON for each trial, and one for the record.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
-    timeout: Annotated[float, typer.Option(help="Seconds that a candidate may take.")] = TIMEOUT,
-    memory: Annotated[float, typer.Option(help="GiB that a candidate may take.")] = MEMORY,
+    timeout: Annotated[float, typer.Option(help="Seconds that a candidate may take.")] = 60.0,
+    memory: Annotated[float, typer.Option(help="GiB that a candidate may take.")] = 4.0,
     work_dir: Annotated[
         Path | None, typer.Option(help="Where trials are kept. [default: in the user's cache]", show_default=False)
     ] = None,
@@ -80,8 +110,8 @@ def main(
         typer.Option(metavar="PATH", help="Add the records of a folder or file; may be repeated.", show_default=False),
     ] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Keep the best records, drop those that are refused.")] = False,
-    missing: Annotated[float, typer.Option(help="As for compile.")] = math.nan,
-    iteration_range: Annotated[str | None, typer.Option(metavar="START:STOP", help="As for compile.")] = None,
+    missing: Missing = math.nan,
+    iteration_range: IterationRange = None,
 ) -> None:
     """Measure many ways to run MODEL, and leave a record that later compilations use.
 
@@ -98,12 +128,7 @@ def main(
       woodpecker tune --import candidates
       woodpecker tune --list
     """
-    modes = {"--list": listing, "--export": export, "--merge": merge, "--prune": prune, "--import": imported}
-    chosen = [name for name, given in modes.items() if given]
-    if len(chosen) > 1:
-        raise InputError(f"{' and '.join(chosen)} can't be given together")
-    if chosen and model is not None:
-        raise InputError(f"{chosen[0]} takes no MODEL")
+    _check_usage(context)
     if listing:
         return show_list(tuning_logs, as_json)
     if export:
@@ -120,16 +145,8 @@ def main(
 
             check_output(report)
         return _show(take(imported, tuning_logs=tuning_logs), report, quiet, as_json)
-    if model is None:
-        raise InputError("name a MODEL to tune, or give one of " + ", ".join(modes))
+    assert model is not None  # else one of the others was given
     check_input(model)
-    if build is not None:
-        others = {
-            "--tracker": tracker, "--device-key": device_key, "--work-dir": work_dir, "--tuning-logs": tuning_logs,
-            "--report": report, "--json": as_json, "--timeout": timeout != TIMEOUT, "--memory": memory != MEMORY,
-        }  # fmt: skip
-        if ignored := [name for name, given in others.items() if given]:
-            raise InputError(f"--build takes no {' or '.join(ignored)}: it measures nothing and leaves no record")
     if report is not None:
         from ..runtime.files import check_output
 

@@ -11,7 +11,19 @@ import numpy as np
 import typer
 
 from ..errors import InputError
-from .common import DISAGREE, OK, check_input, command, note, parse_range, progress
+from .common import (
+    DISAGREE,
+    OK,
+    Drop,
+    Header,
+    IterationRange,
+    Missing,
+    check_input,
+    command,
+    note,
+    parse_range,
+    progress,
+)
 
 Answers = tuple[np.ndarray, np.ndarray]
 """Raw scores (n, K) and leaf ids (n, T)."""
@@ -24,14 +36,10 @@ def main(
     ],
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="The .so.", show_default=False)],
     data: Annotated[Path, typer.Option(help="Rows: .csv, .tsv, .parquet or .npy.", show_default=False)],
-    header: Annotated[
-        bool, typer.Option("--header/--no-header", help="Whether the first line of a .csv or .tsv names columns.")
-    ] = True,
-    drop: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN", help="A column that is no feature; may be repeated.")
-    ] = None,
-    missing: Annotated[float, typer.Option(help="As for compile.")] = math.nan,
-    iteration_range: Annotated[str | None, typer.Option(metavar="START:STOP", help="As for compile.")] = None,
+    header: Header = True,
+    drop: Drop = None,
+    missing: Missing = math.nan,
+    iteration_range: IterationRange = None,
 ) -> int:
     """Compare an artifact with the source library, on every row of a file, bit by bit.
 

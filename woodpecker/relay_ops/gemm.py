@@ -21,7 +21,7 @@ from tvm import te, tirx
 from ..forest import LEAF, Forest, node_depth, tree_leaves, tree_of_node
 from ..layout import Layout
 from ..predicates import Canonical
-from .options import Option
+from .options import Option, no_power_of_two
 from .predicate import Expr, columns_ns, goes_right, goes_right_any
 
 NAME = "gemm"
@@ -33,9 +33,8 @@ MAX_BYTES = 2**28
 
 
 def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
-    lanes = options.get("lanes", 64)
-    if lanes & (lanes - 1):
-        return f"lanes must be a power of two, found {lanes}"
+    if refusal := no_power_of_two("lanes", options):
+        return refusal
     leaves = int(tree_leaves(canonical.forest).max(initial=1))
     if leaves > MAX_LEAVES:
         return f"a tree of {leaves:,} leaves needs {leaves**2:,} matrix entries; the limit is {MAX_LEAVES:,} leaves"

@@ -43,6 +43,12 @@ IN_FLIGHT = {
 """The options of every walking strategy."""
 
 
+def no_power_of_two(name: str, options: Mapping[str, int]) -> str | None:
+    """Why a strategy can't have this option, if it can't."""
+    value = options.get(name, 1)
+    return f"{name} must be a power of two, found {value}" if value & (value - 1) else None
+
+
 def too_many_walks(options: Mapping[str, int]) -> str | None:
     """Why a walking strategy can't have these options, if it can't."""
     walks = (options.get("interleave") or 1) * (options.get("trees") or 1)

@@ -30,6 +30,8 @@ TYPICAL_ROWS = 1024
 """The batch that `auto` chooses for."""
 MAX_STEPS_OF_PLAN = 4
 """Each step is code of its own in every entry."""
+MAX_MIN_ROWS = 512
+"""Beyond the rows of the largest group no step loses to the one before it."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +104,19 @@ def plan_of(canonical: Canonical, steps: Sequence[Mapping[str, Any]], reason: st
         if not isinstance(name, str) or name not in STRATEGIES or not isinstance(options, Mapping):
             raise StrategyError(f"a plan's step must name a strategy and its options, found {name!r}, {options!r}")
         lowest = plan[-1].min_rows + 1 if plan else 0
-        if type(least) is not int or least < lowest or (not plan and least):
-            raise StrategyError(f"the min_rows of a plan's steps must ascend from 0, found {least!r}")
+        if type(least) is not int or not lowest <= least <= (MAX_MIN_ROWS if plan else 0):
+            raise StrategyError(
+                f"the min_rows of a plan's steps must ascend from 0 to at most {MAX_MIN_ROWS}, found {least!r}"
+            )
         plan.append(replace(_step(canonical, name, options, reason, {}), min_rows=least))
     if not 1 <= len(plan) <= MAX_STEPS_OF_PLAN:
         raise StrategyError(f"a plan must have 1 to {MAX_STEPS_OF_PLAN} steps, found {len(plan)}")
     return tuple(plan)
+
+
+def steps_of(plan: Sequence[Step]) -> tuple[dict[str, Any], ...]:
+    """{"min_rows", "strategy", "options"} of each step: what `plan_of` makes the plan of again."""
+    return tuple({"min_rows": s.min_rows, "strategy": s.strategy, "options": dict(s.options)} for s in plan)
 
 
 def _step(
@@ -136,7 +145,7 @@ def _with_few_rows(canonical: Canonical, step: Step, given: Mapping[str, Any]) -
     others = [min(walks, key=lambda m: float(m.cost(canonical, TYPICAL_ROWS))).NAME]
     if step.strategy == bitslice.NAME and scan.applicable(canonical, {}) is None:
         others.append(scan.NAME)
-    most = TOGETHER[step.strategy][0]
+    most = min(TOGETHER[step.strategy][0], step.options["rows"])
     totals = {name: _totals(canonical, name, most) for name in (step.strategy, *others)}
     cheapest = [min(others, key=lambda name: totals[name][n]) for n in range(most)]
     dearer = (n for n in range(1, most) if totals[cheapest[n]][n] >= totals[step.strategy][n])

@@ -29,11 +29,15 @@ import numpy as np
 from ..forest import LEAF, node_depth, tree_leaves, tree_of_node
 from ..layout import Layout
 from ..predicates import Canonical
-from .options import Option
+from . import category_sets
+from .options import Option, no_power_of_two
 from .predicate import columns_ns
 
 NAME = "scan"
-OPTIONS = {"min_rows": Option(0, 0, 64, "fewest rows it serves, a walk serves fewer; 1: all; 0: by estimated cost")}
+OPTIONS = {
+    "min_rows": Option(0, 0, 64, "fewest rows it serves, a walk serves fewer; 1: all; 0: by estimated cost"),
+    "rows": Option(256, 64, 512, "rows of a block, a power of two"),
+}
 TABLE_OPTIONS: tuple[str, ...] = ()
 
 ROWS = 256
@@ -58,16 +62,18 @@ MAX_SET_BITS = 2**27
 
 
 def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
+    if refusal := no_power_of_two("rows", options):
+        return refusal
     leaves = int(tree_leaves(canonical.forest).max(initial=1))
     if leaves > 2**MAX_BITS:
         return f"a tree of {leaves:,} leaves; a leaf number has {MAX_BITS} bits"
-    numbers = canonical.forest.n_trees << _bits(canonical)
+    numbers = canonical.forest.n_trees << canonical.leaf_bits
     if numbers * 24 > MAX_BYTES:
         return f"{canonical.forest.n_trees:,} trees with tables for {leaves:,} leaves each need more than 256 MiB"
-    need = byte_columns(canonical) * ROWS
+    need = byte_columns(canonical) * options.get("rows", ROWS)
     if need > MAX_BYTES:
         return f"{canonical.n_predicates:,} distinct predicates need {need / 2**30:.1f} GiB of ranks; the limit is 0.25"
-    set_bits = _set_bits(canonical)
+    set_bits = category_sets.total_bits(canonical)
     if set_bits > MAX_SET_BITS:
         return f"the category sets hold {set_bits:,} bits; the limit is {MAX_SET_BITS:,}"
     return None
@@ -77,24 +83,23 @@ def choose(canonical: Canonical, options: Mapping[str, int]) -> dict[str, int]:
     return {**options}
 
 
+def space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
+    return {"rows": (64, 128, 256, 512)}
+
+
 def cost(canonical: Canonical, rows: int) -> float:
     """Estimated ns per row, of a whole block's cost."""
     forest = canonical.forest
     rows = min(max(rows, 1), ROWS)
     vectors = min(v for v in VECTORS if v * LEAST_ROWS >= rows)
     nodes = float((tree_leaves(forest) - 1).sum()) * (NODE_NS + NODE_VECTOR_NS * vectors)
-    sets = MEMBERS * _set_bits(canonical) * (MEMBER_NS + MEMBER_VECTOR_NS * vectors)
+    sets = MEMBERS * category_sets.total_bits(canonical) * (MEMBER_NS + MEMBER_VECTOR_NS * vectors)
     alone = forest.vector_leaves or forest.linear_offset is not None
     leaf = 1.5 + 0.3 * forest.values.shape[1] if alone else LEAF_BYTE_NS * forest.values.dtype.itemsize
     counts = _numeric_counts(canonical)
     ranks = np.where(counts < 2 ** HEIGHTS[1], 0.5, 0.9 * -(-counts // RANKS)).sum()
     per_row = float(ranks) + forest.n_trees * leaf + columns_ns(canonical, tiled=True)
     return (nodes + sets + TREE_NS * forest.n_trees + per_row * vectors * LEAST_ROWS) / rows
-
-
-def _bits(canonical: Canonical) -> int:
-    """Bits of a leaf number."""
-    return max(1, int(tree_leaves(canonical.forest).max(initial=1) - 1).bit_length())
 
 
 def _pieces(counts: np.ndarray, size: int) -> np.ndarray:
@@ -110,18 +115,6 @@ def byte_columns(canonical: Canonical) -> int:
     """Byte columns that nodes read: ranks, and one for each distinct category set."""
     counts = _numeric_counts(canonical)
     return int(_pieces(counts, RANKS)[-1]) + canonical.n_predicates - int(counts.sum())
-
-
-def _set_bits(canonical: Canonical) -> int:
-    """Ranks of its column, summed over the distinct category sets."""
-    at = np.flatnonzero(canonical.node_bitset >= 0)
-    _, index = np.unique(canonical.node_bitset[at], return_index=True)
-    return int(_rank_counts(canonical)[canonical.node_column[at[index]]].sum())
-
-
-def _rank_counts(canonical: Canonical) -> np.ndarray:
-    """(C,) ranks of each column, were it categorical: the last one is a missing value's."""
-    return np.diff(canonical.columns.bound_offset) + 2
 
 
 @dataclass(frozen=True)
@@ -188,7 +181,7 @@ def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
         **_heaps(canonical, first),
     }
     scalars = {"n_bytes": byte_columns(canonical)}
-    constants = {"bits": _bits(canonical)}
+    constants = {"bits": canonical.leaf_bits}
     layout = Layout(scalars, tables, constants, frozenset())
     return layout | _members(canonical) if canonical.has_categories else layout
 
@@ -225,39 +218,23 @@ def _heaps(canonical: Canonical, first: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _members(canonical: Canonical) -> Layout:
-    """The distinct category sets, each as the ranks on one side of it: those that go right, or those that go left,
-    whichever are fewer.
+    """The distinct category sets as ranks on one side of each.
 
     A rank is a code of a byte in one of the code columns of its categorical column, as bounds are ranked; code RANKS
     stands for a rank that another of them holds.
     """
     columns = canonical.columns
-    ranks = _rank_counts(canonical)
-    first = _pieces(ranks[columns.n_numeric :], RANKS)
-    at = np.flatnonzero(canonical.node_bitset >= 0)
-    words, index = np.unique(canonical.node_bitset[at], return_index=True)
-    column = canonical.node_column[at[index]].astype(np.int64)
-    owners, members = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    flip = np.zeros(len(words), np.int8)
-    for c in np.unique(column):
-        these = np.flatnonzero(column == c)
-        n = int(ranks[c])
-        bits = canonical.bitset[words[these, None] + np.arange(-(-n // 32))].astype("<u4")
-        right = np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little", count=n).astype(bool)
-        many = right.sum(1) > n - right.sum(1)
-        flip[these] = many
-        owner, rank = np.nonzero(right != many[:, None])
-        owners.append(these[owner])
-        members.append(((first[c - columns.n_numeric] + rank // RANKS) << 8) + rank % RANKS)
-    owner = np.concatenate(owners)
-    order = np.argsort(owner, kind="stable")
+    first = _pieces(category_sets.rank_counts(canonical)[columns.n_numeric :], RANKS)
+    sets = category_sets.members(canonical)
     tables: dict[str, np.ndarray] = {
-        "member_offset": np.searchsorted(owner[order], np.arange(len(words) + 1)).astype(np.int32),
-        "member": np.concatenate(members)[order].astype(np.int32),
-        "set_flip": flip,
+        "member_offset": sets.offset.astype(np.int32),
+        "member": (((first[sets.column - columns.n_numeric] + sets.rank // RANKS) << 8) + sets.rank % RANKS).astype(
+            np.int32
+        ),
+        "set_flip": (~sets.of_right).astype(np.int8),
         "code": first.astype(np.int32),
     }
-    return Layout({"n_sets": len(words), "n_codes": int(first[-1])}, tables, {}, frozenset())
+    return Layout({"n_sets": len(sets.of_right), "n_codes": int(first[-1])}, tables, {}, frozenset())
 
 
 def positions(canonical: Canonical, layout: Layout) -> np.ndarray:

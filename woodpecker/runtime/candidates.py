@@ -25,7 +25,7 @@ import numpy as np
 import tvm_ffi
 
 from ..errors import InputError, WoodpeckerError
-from . import machine, measure
+from . import machine, measure, strict_json
 from .files import atomic_path, check_path
 from .format import aligned
 from .threads import available_cpus
@@ -52,8 +52,8 @@ def read_list(folder: Path) -> dict[str, Any]:
     path = check_path(folder) / LIST
     if not path.is_file():
         raise InputError(f"{folder} holds no candidates: woodpecker tune MODEL --build {folder} writes them")
+    listed = strict_json.read(path)
     try:
-        listed = json.loads(path.read_text())
         version = listed["format"]
         if version == FORMAT:
             sizes = [*listed["batches"], listed["n_rows"], *(c["scratch_bytes"] for c in listed["candidates"])]
@@ -66,7 +66,7 @@ def read_list(folder: Path) -> dict[str, Any]:
             places = {key(c["plan"]) for c in listed["candidates"]}
             if key(listed["default"]) not in places:
                 raise ValueError("the default plan is not among the candidates")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged: {error}") from None
     if version != FORMAT:
         raise InputError(f"{path} has format {version!r}; this woodpecker reads format {FORMAT}")
@@ -79,8 +79,8 @@ def read_trials(folder: Path, batches: Sequence[int] | None = None) -> list[dict
     trials = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
-            trial = json.loads(line)
-        except (ValueError, RecursionError):
+            trial = strict_json.parse(line)
+        except InputError:
             continue
         if _whole(trial) and (
             batches is None or trial["status"] != "ok" or trial["ns"].keys() == {str(n) for n in batches}

@@ -115,7 +115,7 @@ class CompiledModel:
         ``ns_per_row`` beside it are that one's, or the last one's where this machine can run none.
         """
         hidden = {"input", "classes", "methods", "entries", "links", "level"}
-        of_calls = {"prefix", "suffix", "scratch_bytes", "row_block"}
+        of_calls = {"prefix", "suffix", "scratch_bytes", "row_block", "terms"}
         manifest = self._program.manifest
         shown = {k: v for k, v in manifest.items() if k not in hidden | of_calls}
         shown["levels"] = [
@@ -209,6 +209,13 @@ class Predictor(CompiledModel):
         self._ns_per_row: float = program.manifest["ns_per_row"]
         self._row_block: int = program.manifest["row_block"]
         self._scratch_bytes: int = program.manifest["scratch_bytes"]
+        self._terms: Mapping[str, Any] | None = program.manifest.get("terms")
+        # The row counts for which trees are shared out: the check must cost next to nothing.
+        self._by_trees = range(0)
+        if self._terms is not None:
+            end = self._terms["max_rows"] + 1
+            least = next((n for n in range(1, end) if self._tree_tasks(n) > 1), end)
+            self._by_trees = range(least, end)
 
     def predict_raw(self, X: Any, *, out: np.ndarray | None = None) -> Any:
         """Raw scores (margins) before the link: (n, K), in the source library's accumulator dtype and to its bits.
@@ -278,6 +285,9 @@ class Predictor(CompiledModel):
         n = len(X)
         if n == 0 or out.size == 0:
             return
+        if n in self._by_trees and name in ("raw_f32", "raw_f64"):
+            self._by_terms(name, X, out)
+            return
         tasks = 1 if n <= self._row_block else threads.tasks(self._num_threads, n, self._ns_per_row, self._row_block)
         scratch = self._scratch(tasks * self._scratch_bytes)
         if not X.flags.writeable:
@@ -286,6 +296,25 @@ class Predictor(CompiledModel):
             self._program.entry(name)(X, out, scratch, self._model, 0, n)
         else:
             self._program.entry(name + "_parallel")(X, out, scratch, self._model, 0, n, tasks)
+
+    def _tree_tasks(self, n: int) -> int:
+        assert self._terms is not None
+        return threads.tree_tasks(self._num_threads, n, self._terms["ns_per_row"], self._terms["groups"])
+
+    def _by_terms(self, name: str, X: np.ndarray, out: np.ndarray) -> None:
+        """Raw scores of a few rows, in tasks that share the trees out."""
+        assert self._terms is not None
+        n, tasks = len(X), self._tree_tasks(len(X))
+        held: np.ndarray | None = getattr(self._local, "terms", None)
+        if held is None:
+            held = np.empty((self._terms["max_rows"], self._terms["width"]), self._acc_dtype)
+            self._local.terms = held
+        found, scratch = held[:n], self._scratch(tasks * self._scratch_bytes)
+        if not X.flags.writeable:
+            X = _writable_alias(X)
+        entry = self._program.entry(f"terms_{name.removeprefix('raw_')}_parallel")
+        entry(X, found, scratch, self._model, 0, self._terms["groups"], tasks)
+        self._program.entry("total")(found, out, scratch, self._model, 0, n)
 
     def _scratch(self, nbytes: int) -> Any:
         """This thread's scratch, at least ``nbytes``."""

@@ -12,6 +12,8 @@ VARIABLE = "WOODPECKER_NUM_THREADS"
 MAX_THREADS = 256
 NS_PER_TASK = 100_000
 """Work below which another thread is not worth waking."""
+NS_PER_SHARE = 25_000
+"""The same where the user names the number of threads, and trees rather than rows are shared out."""
 
 
 @functools.cache
@@ -63,3 +65,9 @@ def tasks(num_threads: int | None, rows: int, ns_per_row: float, row_block: int)
     every 100 µs of estimated work."""
     limit = num_threads or min(available_cpus(), int(rows * ns_per_row / NS_PER_TASK))
     return max(1, min(limit, -(-rows // row_block)))
+
+
+def tree_tasks(num_threads: int | None, rows: int, ns_per_row: float, groups: int) -> int:
+    """Into how many tasks a call over few ``rows`` is split that shares out ``groups`` of trees."""
+    limit = num_threads or available_cpus()
+    return max(1, min(limit, groups, int(rows * ns_per_row / (NS_PER_SHARE if num_threads else NS_PER_TASK))))

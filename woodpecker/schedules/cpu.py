@@ -48,6 +48,9 @@ V_BYTES = 128 * 1024
 MIN_BLOCK, MAX_BLOCK = 64, 1024
 """Rows of a block: enough to read every tree's tables for, even where their values outgrow the cache."""
 
+Body = Callable[[Expr, Callable[[Expr], Expr], Expr, Expr], None]
+"""What is done with a block: (its first row, place in the block -> row of X, its rows, its groups of rows)."""
+
 
 def tables_of(canonical: Canonical) -> Callable[[Step], Layout]:
     """Step -> its tables, as far as no target changes them, made once for all steps and levels that share them."""
@@ -80,6 +83,7 @@ def lay_out(
     for step in plan:
         layout = tables(step)
         if step.strategy in STAGES:
+            layout |= Layout({}, {}, {"rows": step.options["rows"]}, frozenset())
             layout |= STAGES[step.strategy](layout, features)
         if step.strategy in PROLOGUES:
             layout |= cpu_columns.squares(canonical, layout, cpu_columns.TILE, features)
@@ -109,6 +113,12 @@ def _places(layout: Layout, step: Step) -> Layout:
     return Layout(scalars, {}, {}, frozenset())
 
 
+def shared_rows(signature: Signature) -> int:
+    """Rows that tasks share out: those that a step computes together, and enough to be worth a task."""
+    rows = LANES[signature.strategy](signature)
+    return rows if signature.strategy in PROLOGUES else -(-MIN_BLOCK // rows) * rows
+
+
 def entry(
     signatures: Sequence[Signature], name: str, kind: str, x_dtype: str, parallel: bool, first_directory: int = 0
 ) -> tvm.tirx.PrimFunc:
@@ -136,28 +146,37 @@ def entry(
             frames.append(new_frame(signature, args, value_dtype, lanes, trees_of(signature), number))
         last = frames[-1]
 
+        def blocks(frame: Frame, begin: Expr, end: Expr, scratch: Expr) -> None:
+            def body(first: Expr, row: Callable[[Expr], Expr], count: Expr, groups: Expr) -> None:
+                if kind == "apply":
+                    _leaf_ids(frame, first, count, groups)
+                else:
+                    _raw_scores(frame, scratch, first, row, count, groups)
+
+            row_blocks(frame, begin, end, scratch, body)
+
         def rows(begin: Expr, end: Expr, task: Expr) -> None:
             scratch = task * last.scalar64("scratch_bytes")
             for frame in reversed(frames[1:]):
                 block = frame.scalar64("row_block")
-                blocks = tirx.truncdiv(end - begin + block - frame.scalar64("min_rows"), block)
-                blocks = tirx.max(blocks, const(0, "int64"))  # a step may begin at several blocks of its own
-                stop = register(tirx.min(begin + blocks * block, end))
+                count = tirx.truncdiv(end - begin + block - frame.scalar64("min_rows"), block)
+                count = tirx.max(count, const(0, "int64"))  # a step may begin at several blocks of its own
+                stop = register(tirx.min(begin + count * block, end))
                 with TB.If(begin < stop), TB.Then():
-                    _row_blocks(frame, kind, begin, stop, scratch)
+                    blocks(frame, begin, stop, scratch)
                 begin = stop
             with TB.If(begin < end), TB.Then():
-                _row_blocks(frames[0], kind, begin, end, scratch)
+                blocks(frames[0], begin, end, scratch)
 
-        rows_of(args, last.scalar64("row_block"), rows)
+        rows_of(args, const(shared_rows(signatures[-1]), "int64"), rows)
     return builder.get()
 
 
-def _row_blocks(frame: Frame, kind: str, begin: Expr, end: Expr, scratch: Expr) -> None:
+def row_blocks(frame: Frame, begin: Expr, end: Expr, scratch: Expr, body: Body) -> None:
+    """Emit ``body`` for every row block of [begin, end), with the tables open and the columns filled."""
     signature = frame.signature
     read_only_views(frame)
     frame.V = scratch_view(frame, frame.value_dtype, scratch)
-    sums = scratch_view(frame, signature.acc_dtype, scratch + frame.scalar64("sums_offset"))
     frame.extra = scratch + frame.scalar64("extra_offset")
     block = frame.scalar64("row_block")
     lanes = frame.lanes
@@ -184,10 +203,7 @@ def _row_blocks(frame: Frame, kind: str, begin: Expr, end: Expr, scratch: Expr) 
             PROLOGUES[signature.strategy](frame, fill)
         else:
             cpu_columns.all_columns(frame, row, groups * const(lanes))
-        if kind == "apply":
-            _leaf_ids(frame, first, count, groups)
-        else:
-            _raw_scores(frame, sums, first, row, count, groups)
+        body(first, row, count, groups)
 
 
 def _leaf_ids(frame: Frame, first: Expr, count: Expr, groups: Expr) -> None:
@@ -201,19 +217,21 @@ def _leaf_ids(frame: Frame, first: Expr, count: Expr, groups: Expr) -> None:
             at = [first + tirx.Cast("int64", r), tirx.Cast("int64", t)]
             TB.buffer_store(frame.arguments.out, frame.tables["leaf_id"][position], at)
 
-    with _tree_groups(frame) as t, TB.serial(0, groups) as group:
+    with TB.serial(0, tree_groups(frame)) as t, TB.serial(0, groups) as group:
         STRATEGIES[frame.signature.strategy](frame, t * const(frame.trees), group, sink)
 
 
-def _tree_groups(frame: Frame) -> Any:
-    """A loop over groups of trees. The last group may hold padding: trees whose leaves have the value -0.0."""
-    n_trees = frame.scalar("n_trees")
-    return TB.serial(0, tirx.truncdiv(n_trees + const(frame.trees - 1), const(frame.trees)))
+def tree_groups(frame: Frame) -> Expr:
+    """How many groups of trees there are. The last may hold padding: trees whose leaves have the value -0.0."""
+    return tirx.truncdiv(frame.scalar("n_trees") + const(frame.trees - 1), const(frame.trees))
 
 
-def _raw_scores(frame: Frame, sums: Any, first: Expr, row: Callable[[Expr], Expr], count: Expr, groups: Expr) -> None:
+def _raw_scores(
+    frame: Frame, scratch: Expr, first: Expr, row: Callable[[Expr], Expr], count: Expr, groups: Expr
+) -> None:
     """out[row, k] = raw score."""
     tables, flags = frame.tables, frame.signature.flags
+    sums = scratch_view(frame, frame.signature.acc_dtype, scratch + frame.scalar64("sums_offset"))
     n_outputs = frame.scalar("n_outputs")
 
     def place(r: Expr, k: Expr) -> Expr:
@@ -256,7 +274,7 @@ def _raw_scores(frame: Frame, sums: Any, first: Expr, row: Callable[[Expr], Expr
         return const(0) if "one_output" in flags else tables["tree_output"][t]
 
     def linear(t: Expr, r: Expr, position: Expr) -> None:
-        unless_padding(t, lambda: add(r, output(t), _linear_leaf(frame, row(r), position)))
+        unless_padding(t, lambda: add(r, output(t), linear_leaf(frame, row(r), position)))
 
     def scalar(t: Expr, r: Expr, position: Expr) -> None:
         # The -0.0 of padding changes no sum, whatever its sign.
@@ -265,7 +283,7 @@ def _raw_scores(frame: Frame, sums: Any, first: Expr, row: Callable[[Expr], Expr
     of_vectors = whole_vector if "vector" in dict(frame.signature.constants) else vector
     sink = of_vectors if "vector" in flags else linear if "linear" in flags else scalar
     whole = adder(frame.signature)
-    with _tree_groups(frame) as t:
+    with TB.serial(0, tree_groups(frame)) as t:
         if whole:
             whole(frame, t, sums)
         else:
@@ -277,7 +295,7 @@ def _raw_scores(frame: Frame, sums: Any, first: Expr, row: Callable[[Expr], Expr
         TB.buffer_store(frame.arguments.out, value, [first + tirx.Cast("int64", r), tirx.Cast("int64", k)])
 
 
-def _linear_leaf(frame: Frame, row: Expr, position: Expr) -> Expr:
+def linear_leaf(frame: Frame, row: Expr, position: Expr) -> Expr:
     """The value of a leaf that may be linear in X."""
     tables = frame.tables
     slot = register(tables["slot"][position])

@@ -13,34 +13,38 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as TB
 
 from ..layout import Layout
-from ..relay_ops import bitslice
+from ..relay_ops import bitslice, circuit
 from ..relay_ops.predicate import Expr
-from . import cpu_bytes
+from . import cpu_bytes, cpu_neon
 from .cpu_bytes import AVX512, interleave, shuffled
-from .cpu_masks import WORDS, heaps, mask_row, spare_rows
+from .cpu_masks import heaps, mask_row, spare_rows, words_of
 from .tir import ITEMSIZE, Frame, Sink, const, register, scratch_view, vector_register
 
 CIRCUIT_WORDS = 4
 """Words at a time of a circuit: what is stored is soon read again, and Zen 4 does that faster by 256 bits than 512."""
+TOGETHER = 4
+"""Rows whose leaf values are added one after the other without a loop, where vectors can't look them up."""
 BIT_MATRICES = "bit_matrices"
 """The flag of layouts whose leaf numbers come from their bit planes by GFNI."""
 
 
 def target_stages(layout: Layout, features: Collection[str]) -> Layout:
     """The tables of the stages that need features of the target, where it has them and the forest allows them."""
-    wide = set(features) >= AVX512
+    wide, block = set(features) >= AVX512, layout.constants["rows"] // 64
     stages = heaps(layout) if wide else Layout({}, {}, {}, frozenset())
     if "perfect" in layout.flags:
-        words = WORDS if wide else 4 if "avx2" in features else 2
+        words = min(block, 8 if wide else 4 if "avx2" in features else 2)
         stages |= Layout({}, {}, {"mask_words": words}, frozenset())
-    if set(features) >= {*AVX512, "gfni"}:
+    if block == 8 and set(features) >= {*AVX512, "gfni"}:
         stages |= Layout({}, {}, {}, frozenset({BIT_MATRICES}))
+    if set(features) >= cpu_neon.FEATURES:
+        stages |= Layout({}, {}, {}, frozenset({cpu_neon.NEON}))
     return stages | cpu_bytes.byte_planes(layout, features)
 
 
 def scratch_bytes(layout: Layout) -> int:
     """The mask matrix, and eight bit planes of a rank or two bytes of leaf number a row."""
-    return layout.scalars["n_mask_rows"] * WORDS * 8 + 2 * bitslice.ROWS
+    return (layout.scalars["n_mask_rows"] + 16) * layout.constants["rows"] // 8
 
 
 def _run(frame: Frame, t: Expr) -> None:
@@ -49,13 +53,14 @@ def _run(frame: Frame, t: Expr) -> None:
     for each operation of tree t:   M[result] = M[right] ^ (M[select] & (M[left] ^ M[right]))
     """
     M = scratch_view(frame, "uint64", frame.extra)
-    offset = frame.tables["operation_offset"]
+    offset, words = frame.tables["operation_offset"], words_of(frame)
+    some = min(words, CIRCUIT_WORDS)
     with TB.serial(offset[t], offset[t + const(1)]) as i:
         operation = register(frame.tables["operation"][i])
         fields = [tirx.Cast("int32", (operation >> const(16 * k, "uint64")) & const(65535, "uint64")) for k in range(4)]
         parts = []
-        for word in range(0, WORDS, CIRCUIT_WORDS):
-            at = [tirx.Ramp(row * const(WORDS) + const(word), const(1), CIRCUIT_WORDS) for row in fields]
+        for word in range(0, words, some):
+            at = [tirx.Ramp(row * const(words) + const(word), const(1), some) for row in fields]
             a, b = M[at[1]], M[at[2]]
             parts.append((vector_register(b ^ (M[at[0]] & (a ^ b))), at[3]))
         for part, result in parts:
@@ -77,11 +82,11 @@ def _perfect(frame: Frame, t: Expr) -> list[Expr] | None:
     low = min(depth, bitslice.LOOPED_DEPTH)
 
     def place(row: Expr, word: Expr) -> Expr:
-        return tirx.Ramp(row * const(WORDS) + word, const(1), words)
+        return tirx.Ramp(row * const(words_of(frame)) + word, const(1), words)
 
     def stored(subtree: Expr, bit: int) -> Expr:
         """The row of a bit of a subtree."""
-        return const(bitslice.FIRST + depth + bit) + subtree * const(low)
+        return const(circuit.FIRST + depth + bit) + subtree * const(low)
 
     def bits(first: Expr, within: int, height: int, word: Expr) -> list[Expr]:
         """Of the node at heap place ``first`` + ``within``, first being the leftmost of its level."""
@@ -109,10 +114,10 @@ def _perfect(frame: Frame, t: Expr) -> list[Expr] | None:
 
     if BIT_MATRICES in frame.signature.flags:
         return whole(const(0))
-    with TB.serial(0, WORDS // words) as part:
+    with TB.serial(0, words_of(frame) // words) as part:
         word = register(part * const(words))
         for bit, value in enumerate(whole(word)):
-            TB.buffer_store(M, value, [place(const(bitslice.FIRST + bit), word)])
+            TB.buffer_store(M, value, [place(const(circuit.FIRST + bit), word)])
     return None
 
 
@@ -120,8 +125,11 @@ def _expanded(frame: Frame, byte: int, g: int) -> Expr:
     """One byte of the leaf numbers of 64 rows, uint8x64, from the bits at M[FIRST] .."""
     M, total = scratch_view(frame, "uint64", frame.extra), None
     for bit in range(8 * byte, min(frame.signature.constant("bits"), 8 * byte + 8)):
-        plane = M[const((bitslice.FIRST + bit) * WORDS + g)]
-        chosen = tirx.call_intrin("boolx64", "tirx.reinterpret", plane)
+        plane = M[const((circuit.FIRST + bit) * words_of(frame) + g)]
+        if cpu_neon.NEON in frame.signature.flags:
+            chosen = cpu_neon.chosen_by(plane)
+        else:
+            chosen = tirx.call_intrin("boolx64", "tirx.reinterpret", plane)
         one, zero = (tirx.Broadcast(const(v, "uint8"), 64) for v in (1 << (bit - 8 * byte), 0))
         part = tirx.Select(chosen, one, zero)
         total = part if total is None else total | part
@@ -142,10 +150,10 @@ def _numbers(frame: Frame, t: Expr) -> list[list[Expr]]:
     else:
         _run(frame, t)
     if BIT_MATRICES not in frame.signature.flags:
-        return [[_expanded(frame, byte, g) for g in range(WORDS)] for byte in range((bits + 7) // 8)]
+        return [[_expanded(frame, byte, g) for g in range(words_of(frame))] for byte in range((bits + 7) // 8)]
     if planes is None:
         M = scratch_view(frame, "uint64", frame.extra)
-        planes = [M[mask_row(const(bitslice.FIRST + bit))] for bit in range(bits)]
+        planes = [M[mask_row(frame, const(circuit.FIRST + bit))] for bit in range(bits)]
     rows = [vector_register(tirx.reinterpret("uint8x64", plane)) for plane in planes]
     zeros = tirx.Broadcast(const(0, "uint8"), 64)
     identity = tirx.reinterpret("uint8x64", tirx.Broadcast(tirx.const(0x8040201008040201, "uint64"), 8))
@@ -167,22 +175,25 @@ def _numbered(frame: Frame, r: Expr) -> Expr:
 
 def circuits(frame: Frame, t: Expr, group: Expr, sink: Sink) -> None:
     """
-    number[0..512] = the leaf numbers in tree t                     # one or two bytes a row
+    number[..] = the leaf numbers in tree t                     # one or two bytes a row
     each row goes to the sink with its number
     """
     bits = frame.signature.constant("bits")
     numbers = scratch_view(frame, "uint8", spare_rows(frame))
     for byte, parts in enumerate(_numbers(frame, t)):
         for g, some in enumerate(parts):
-            TB.buffer_store(numbers, some, [tirx.Ramp(const(byte * bitslice.ROWS + g * 64), const(1), 64)])
-    first = register(group * const(bitslice.ROWS))
+            TB.buffer_store(numbers, some, [tirx.Ramp(const(byte * frame.lanes + g * 64), const(1), 64)])
+    first = register(group * const(frame.lanes))
     base = register(t << const(bits))
-    with TB.serial(0, bitslice.ROWS) as r:
-        at = register(_numbered(frame, r))
-        number = tirx.Cast("int32", numbers[at])
-        if bits > 8:
-            number = number + tirx.Cast("int32", numbers[at + const(bitslice.ROWS)]) * const(256)
-        sink(t, first + r, register(base + number))
+    together = TOGETHER if cpu_neon.NEON in frame.signature.flags else 1
+    with TB.serial(0, frame.lanes // together) as some:
+        for j in range(together):
+            r = some * const(together) + const(j)
+            at = register(_numbered(frame, r))
+            number = tirx.Cast("int32", numbers[at])
+            if bits > 8:
+                number = number + tirx.Cast("int32", numbers[at + const(frame.lanes)]) * const(256)
+            sink(t, first + r, register(base + number))
 
 
 def add_by_byte_planes(frame: Frame, t: Expr, sums: Any) -> None:

@@ -9,12 +9,11 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as TB
 
 from ..layout import Layout
-from ..relay_ops import bitslice
+from ..relay_ops import bitslice, circuit
 from ..relay_ops.predicate import Expr
-from . import cpu_columns
+from . import cpu_columns, cpu_neon
 from .tir import Fill, Frame, const, register, scratch_view, vector_register
 
-WORDS = bitslice.ROWS // 64
 MAX_LEVELS, MIN_LEVELS = bitslice.RANKS.bit_length(), bitslice.MIN_RANKED.bit_length()
 
 
@@ -42,12 +41,17 @@ def heaps(layout: Layout) -> Layout:
 
 def spare_rows(frame: Frame) -> Expr:
     """Where in scratch the mask matrix ends: room for 16 more rows."""
-    return frame.extra + frame.scalar64("n_mask_rows") * const(WORDS * 8, "int64")
+    return frame.extra + frame.scalar64("n_mask_rows") * const(words_of(frame) * 8, "int64")
 
 
-def mask_row(number: Expr) -> Expr:
+def words_of(frame: Frame) -> int:
+    """Words of a row of the mask matrix, a bit for each row of the block."""
+    return frame.lanes // 64
+
+
+def mask_row(frame: Frame, number: Expr) -> Expr:
     """The index of a row of the mask matrix."""
-    return tirx.Ramp(number * const(WORDS), const(1), WORDS)
+    return tirx.Ramp(number * const(words_of(frame)), const(1), words_of(frame))
 
 
 def masks(frame: Frame, fill: Fill) -> None:
@@ -61,8 +65,8 @@ def masks(frame: Frame, fill: Fill) -> None:
     """
     tables = frame.tables
     M = scratch_view(frame, "uint64", frame.extra)
-    for row, bits in ((bitslice.ZEROS, 0), (bitslice.ONES, 2**64 - 1)):
-        TB.buffer_store(M, tirx.Broadcast(tirx.const(bits, "uint64"), WORDS), [mask_row(const(row))])
+    for row, bits in ((circuit.ZEROS, 0), (circuit.ONES, 2**64 - 1)):
+        TB.buffer_store(M, tirx.Broadcast(tirx.const(bits, "uint64"), words_of(frame)), [mask_row(frame, const(row))])
     first, n_numeric = frame.scalar("first_predicate"), frame.scalar("n_numeric")
     searched = "heaps" in frame.signature.flags and frame.value_dtype == "float32"
     with TB.serial(0, tirx.truncdiv(n_numeric + const(cpu_columns.TILE - 1), const(cpu_columns.TILE))) as some:
@@ -93,15 +97,22 @@ def masks(frame: Frame, fill: Fill) -> None:
         _category_masks(frame, M, first + tables["piece_row"][tables["column_piece"][n_numeric]])
 
 
+def _word(frame: Frame, chosen: Expr) -> Expr:
+    """64 comparisons as a word of the mask matrix."""
+    if cpu_neon.NEON in frame.signature.flags:
+        return cpu_neon.word_of(chosen)
+    return tirx.call_intrin("uint64", "tirx.reinterpret", chosen)
+
+
 def _compare(frame: Frame, M: Any, column: Expr, row: Expr, begin: Expr, count: Expr) -> None:
     """One by one: 64 rows a comparison."""
     place = register(frame.place(column, const(0), const(0)))
     with TB.serial(0, count) as i:
         bound = tirx.Broadcast(register(frame.tables["bound"][begin + i]), 64)
-        for g in range(WORDS):
+        for g in range(words_of(frame)):
             values = frame.V[tirx.Ramp(place + const(64 * g, "int64"), const(1, "int64"), 64)]
-            word = tirx.call_intrin("uint64", "tirx.reinterpret", values <= bound)
-            TB.buffer_store(M, word, [(row + i) * const(WORDS) + const(g)])
+            word = _word(frame, values <= bound)
+            TB.buffer_store(M, word, [(row + i) * const(words_of(frame)) + const(g)])
 
 
 def _rank_planes(frame: Frame, column: Expr, heap: Expr, levels: Expr) -> None:
@@ -123,7 +134,7 @@ def _rank_planes(frame: Frame, column: Expr, heap: Expr, levels: Expr) -> None:
     def one(which: int, at: Expr) -> Expr:
         return tirx.call_llvm_pure_intrin("float32x16", "llvm.x86.avx512.permvar.sf.512", table[which], at)
 
-    with TB.serial(0, bitslice.ROWS // 16) as g:
+    with TB.serial(0, frame.lanes // 16) as g:
         place = frame.place(column, const(0), g * const(16))
         x = vector_register(frame.V[tirx.Ramp(place, const(1, "int64"), 16)])
         left: list[Expr] = []
@@ -143,7 +154,7 @@ def _rank_planes(frame: Frame, column: Expr, heap: Expr, levels: Expr) -> None:
                 bound = tirx.Select(left[0], lower, upper)
             left.append(x <= vector_register(bound))
             word = tirx.call_intrin("uint16", "tirx.reinterpret", left[level])
-            TB.buffer_store(planes, word ^ const(65535, "uint16"), [const(level * (bitslice.ROWS // 16)) + g])
+            TB.buffer_store(planes, word ^ const(65535, "uint16"), [const(level * (frame.lanes // 16)) + g])
             if level == MAX_LEVELS - 1:
                 return
             zeros, ones = (tirx.Broadcast(const(v), 16) for v in (0, 1))
@@ -166,25 +177,25 @@ def _masks_of_ranks(frame: Frame, M: Any, row: Expr, count: Expr, levels: Expr) 
     bits of a value beyond the last bound; the operation is right all the same.
     """
     planes = scratch_view(frame, "uint64", spare_rows(frame))
-    ones = tirx.Broadcast(tirx.const(2**64 - 1, "uint64"), WORDS)
-    every = tirx.Ramp(const(0), const(1), WORDS)
-    common = TB.alloc_buffer((WORDS,), "uint64", scope="global")
+    ones = tirx.Broadcast(tirx.const(2**64 - 1, "uint64"), words_of(frame))
+    every = tirx.Ramp(const(0), const(1), words_of(frame))
+    common = TB.alloc_buffer((words_of(frame),), "uint64", scope="global")
     TB.buffer_store(common, ones, [every])
     with TB.serial(0, levels) as level:
-        TB.buffer_store(common, common[every] & planes[mask_row(level)], [every])
-    TB.buffer_store(M, common[every] ^ ones, [mask_row(row + count)])
+        TB.buffer_store(common, common[every] & planes[mask_row(frame, level)], [every])
+    TB.buffer_store(M, common[every] ^ ones, [mask_row(frame, row + count)])
     with TB.serial(0, levels) as level:
         step = register(const(1) << (levels - const(1) - level))
-        clear = vector_register(planes[mask_row(level)] ^ ones)
+        clear = vector_register(planes[mask_row(frame, level)] ^ ones)
 
         def above(k: Expr, step: Expr = step) -> Expr:
-            return M[mask_row(row + tirx.min(k + step, count))]
+            return M[mask_row(frame, row + tirx.min(k + step, count))]
 
         first = step - const(1)
-        TB.buffer_store(M, above(first) & clear, [mask_row(row + first)])
+        TB.buffer_store(M, above(first) & clear, [mask_row(frame, row + first)])
         with TB.serial(1, (count + step) >> (levels - level)) as j:
             k = register((j * const(2) + const(1)) * step - const(1))
-            TB.buffer_store(M, above(k) & (M[mask_row(row + k - step)] | clear), [mask_row(row + k)])
+            TB.buffer_store(M, above(k) & (M[mask_row(frame, row + k - step)] | clear), [mask_row(frame, row + k)])
 
 
 def _category_masks(frame: Frame, M: Any, first: Expr) -> None:
@@ -198,14 +209,15 @@ def _category_masks(frame: Frame, M: Any, first: Expr) -> None:
     with TB.serial(0, frame.scalar("n_ranks")) as i:
         column = register(tables["rank_column"][i] - frame.scalar("n_numeric"))
         number = tirx.Broadcast(register(tirx.Cast(whole, tables["rank_number"][i])), 64)
-        for g in range(WORDS):
+        for g in range(words_of(frame)):
             values = frame.V[tirx.Ramp(frame.place(column, const(0), const(64 * g)), const(1, "int64"), 64)]
-            word = tirx.call_intrin("uint64", "tirx.reinterpret", tirx.reinterpret(f"{whole}x64", values) == number)
-            TB.buffer_store(M, word, [(first_rank + i) * const(WORDS) + const(g)])
-    every = tirx.Ramp(const(0), const(1), WORDS)
-    union = TB.alloc_buffer((WORDS,), "uint64", scope="global")
+            word = _word(frame, tirx.reinterpret(f"{whole}x64", values) == number)
+            TB.buffer_store(M, word, [(first_rank + i) * const(words_of(frame)) + const(g)])
+    every = tirx.Ramp(const(0), const(1), words_of(frame))
+    union = TB.alloc_buffer((words_of(frame),), "uint64", scope="global")
     with TB.serial(0, frame.scalar("n_sets")) as s:
-        TB.buffer_store(union, tirx.Broadcast(const(0, "uint64"), WORDS), [every])
+        TB.buffer_store(union, tirx.Broadcast(const(0, "uint64"), words_of(frame)), [every])
         with TB.serial(tables["member_offset"][s], tables["member_offset"][s + const(1)]) as m:
-            TB.buffer_store(union, union[every] | M[mask_row(first_rank + tables["member"][m])], [every])
-        TB.buffer_store(M, union[every] ^ tirx.Broadcast(tables["set_flip"][s], WORDS), [mask_row(first_set + s)])
+            TB.buffer_store(union, union[every] | M[mask_row(frame, first_rank + tables["member"][m])], [every])
+        flip = tirx.Broadcast(tables["set_flip"][s], words_of(frame))
+        TB.buffer_store(M, union[every] ^ flip, [mask_row(frame, first_set + s)])

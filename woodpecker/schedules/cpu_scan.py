@@ -37,7 +37,7 @@ def target_stages(layout: Layout, features: Collection[str]) -> Layout:
 
 def scratch_bytes(layout: Layout) -> int:
     """The byte columns, the leaf numbers, and the codes of categorical columns."""
-    return (layout.scalars["n_bytes"] + 1 + layout.scalars.get("n_codes", 0)) * scan.ROWS
+    return (layout.scalars["n_bytes"] + 1 + layout.scalars.get("n_codes", 0)) * layout.constants["rows"]
 
 
 def _bytes(frame: Frame, dtype: str = "int8") -> Any:
@@ -47,7 +47,7 @@ def _bytes(frame: Frame, dtype: str = "int8") -> Any:
 
 def _numbers_at(frame: Frame) -> Expr:
     """Where the leaf numbers are among the bytes."""
-    return register(frame.scalar("n_bytes") * const(scan.ROWS))
+    return register(frame.scalar("n_bytes") * const(frame.lanes))
 
 
 def _vectors(frame: Frame, width: int) -> Expr:
@@ -94,7 +94,7 @@ def _search(frame: Frame, place: Expr, q: Expr, levels: Expr) -> None:
     Q[q] = i - 2**levels - 128
     """
     Q, heap = _bytes(frame), register(frame.tables["heap_offset"][q])
-    start = register(q * const(scan.ROWS))
+    start = register(q * const(frame.lanes))
     first = register((const(1) << levels) + const(128))
     with TB.serial(0, _vectors(frame, TOGETHER)) as some:
         values = [
@@ -119,7 +119,7 @@ def _search_registers(frame: Frame, place: Expr, q: Expr, height: int, width: in
         vector_register(frame.tables["bound"][tirx.Ramp(heap + const(at), const(1), width)])
         for at in range(0, 2**height, width)
     ]
-    start = register(q * const(scan.ROWS))
+    start = register(q * const(frame.lanes))
     zeros, ones = (tirx.Broadcast(const(v), width) for v in (0, 1))
     with TB.serial(0, _vectors(frame, width)) as some:
         row = place + tirx.Cast("int64", some * const(width))
@@ -152,7 +152,7 @@ def _codes(frame: Frame) -> None:
     """code[p] = rank - RANKS * (p's place among the pieces of its column), where that is below RANKS, else RANKS"""
     tables, Q = frame.tables, _bytes(frame, "uint8")
     whole = "int32" if frame.value_dtype == "float32" else "int64"
-    codes = register(_numbers_at(frame) + const(scan.ROWS))
+    codes = register(_numbers_at(frame) + const(frame.lanes))
     with TB.serial(0, frame.scalar("n_columns") - frame.scalar("n_numeric")) as column:
         first, end = register(tables["code"][column]), register(tables["code"][column + const(1)])
         place = register(frame.place(column, const(0), const(0)))
@@ -162,14 +162,14 @@ def _codes(frame: Frame) -> None:
             code = vector_register(rank - tirx.Broadcast((p - first) * const(scan.RANKS), 16))
             inside = tirx.And(code >= tirx.Broadcast(const(0), 16), code < tirx.Broadcast(const(scan.RANKS), 16))
             code = tirx.Select(inside, code, tirx.Broadcast(const(scan.RANKS), 16))
-            at = codes + p * const(scan.ROWS) + some * const(16)
+            at = codes + p * const(frame.lanes) + some * const(16)
             TB.buffer_store(Q, tirx.Cast("uint8x16", code), [tirx.Ramp(at, const(1), 16)])
 
 
 def _sets(frame: Frame) -> None:
     """Q[first + s] = is a row's code a member of set s? 1 or 0, or the other way round"""
     tables, Q = frame.tables, _bytes(frame)
-    codes = register(_numbers_at(frame) + const(scan.ROWS))
+    codes = register(_numbers_at(frame) + const(frame.lanes))
     first = register(frame.scalar("n_bytes") - frame.scalar("n_sets"))
 
     def each(vectors: int) -> None:
@@ -179,12 +179,12 @@ def _sets(frame: Frame) -> None:
             with TB.serial(tables["member_offset"][s], tables["member_offset"][s + const(1)]) as m:
                 member = register(tables["member"][m])
                 code = tirx.Broadcast(register(tirx.Cast("int8", member & const(255))), LANES)
-                start = register(codes + (member >> const(8)) * const(scan.ROWS))
+                start = register(codes + (member >> const(8)) * const(frame.lanes))
                 for v in range(vectors):
                     hit = Q[tirx.Ramp(start + const(v * LANES), const(1), LANES)] == code
                     chosen = tirx.Select(hit, tirx.Broadcast(other, LANES), found[v][EVERY])
                     TB.buffer_store(found[v], chosen, [EVERY])
-            start = register((first + s) * const(scan.ROWS))
+            start = register((first + s) * const(frame.lanes))
             for v in range(vectors):
                 TB.buffer_store(Q, found[v][EVERY], [tirx.Ramp(start + const(v * LANES), const(1), LANES)])
 
@@ -204,7 +204,8 @@ def _accumulators(vectors: int, value: Expr) -> list[Any]:
 
 def _by_width(frame: Frame, emit: Callable[[int], None]) -> None:
     """The code for as few vectors as hold the rows of the block."""
-    for narrower, vectors in zip((0, *scan.VECTORS), scan.VECTORS, strict=False):
+    widths = [2**i for i in range((frame.lanes // LANES).bit_length())]
+    for narrower, vectors in zip((0, *widths), widths, strict=False):
         inside = frame.rows <= const(vectors * LANES)
         if narrower:
             inside = tirx.And(inside, frame.rows > const(narrower * LANES))
@@ -223,7 +224,7 @@ def _apply_nodes(frame: Frame, t: Expr) -> None:
     def each(vectors: int) -> None:
         number = _accumulators(vectors, const(0, "int8"))
         with TB.serial(tables["node_offset"][t], tables["node_offset"][t + const(1)]) as i:
-            start = register(tables["node_column"][i] * const(scan.ROWS))
+            start = register(tables["node_column"][i] * const(frame.lanes))
             k, a, m = (tirx.Broadcast(register(tables["node_test"][i * const(4) + const(j)]), LANES) for j in range(3))
             for v in range(vectors):
                 right = Q[tirx.Ramp(start + const(v * LANES), const(1), LANES)] > k

@@ -165,8 +165,8 @@ LANES: dict[str, Callable[[Layout | Signature], int]] = {
     tree_traversal.NAME: lambda known: dict(known.constants)["interleave"],
     perfect_tree_traversal.NAME: lambda known: dict(known.constants)["interleave"],
     gemm.NAME: lambda known: dict(known.constants)["lanes"],
-    bitslice.NAME: lambda _: bitslice.ROWS,
-    scan.NAME: lambda _: scan.ROWS,
+    bitslice.NAME: lambda known: dict(known.constants)["rows"],
+    scan.NAME: lambda known: dict(known.constants)["rows"],
 }
 """Rows of a group, which the row block is a multiple of."""
 

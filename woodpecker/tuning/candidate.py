@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import tvm
 
 from .. import toolchain
 from ..build import kernel
-from ..layout import Signature
+from ..layout import Layout, Signature
 from ..levels import level_of
 from ..predicates import Canonical
 from ..relay_ops.plan import Step
@@ -32,15 +33,23 @@ class Code:
     scratch_bytes: int
 
 
-def code_of(canonical: Canonical, plan: Sequence[Step], where: CpuTarget) -> Code:
-    """The tables of a plan, and what its code depends on."""
-    level, directories = level_of(canonical, tables_of(canonical), tuple(plan), where)
+def code_of(
+    canonical: Canonical, plan: Sequence[Step], where: CpuTarget, tables: Callable[[Step], Layout] | None = None
+) -> Code:
+    """The tables of a plan, and what its code depends on. ``tables``: `tables_of` the forest, kept from before."""
+    level, directories = level_of(canonical, tables or tables_of(canonical), tuple(plan), where)
     return Code(level.signatures, pack(directories, {}), level.scratch_bytes)
 
 
 def build(code: Code, where: CpuTarget, entry: str) -> Any:
     """The compiled module of one entry, such as "raw_f32"; its symbol is SYMBOL."""
-    return tvm.compile(kernel(code.signatures, SYMBOL, entry), target=tvm_target(where.config))
+    return _built(code.signatures, where.config, entry)
+
+
+@functools.lru_cache(maxsize=64)
+def _built(signatures: tuple[Signature, ...], config: str, entry: str) -> Any:
+    """Kept, since leaders are measured again, and plans that differ in their row counts alone have the same code."""
+    return tvm.compile(kernel(signatures, SYMBOL, entry), target=tvm_target(config))
 
 
 def write(code: Code, where: CpuTarget, entry: str, path: Path) -> None:

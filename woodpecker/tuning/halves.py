@@ -8,7 +8,6 @@ it gets a second round: candidates near the leaders of the first, and plans that
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import sys
 import tempfile
@@ -20,8 +19,8 @@ from zipfile import BadZipFile
 from .. import __version__
 from ..errors import ArtifactError, InputError, TargetError, WoodpeckerError
 from ..predicates import canonicalise
-from ..relay_ops.plan import make_plan
-from ..runtime import candidates, machine
+from ..relay_ops.plan import make_plan, steps_of
+from ..runtime import candidates, machine, strict_json
 from ..runtime.files import check_path
 from ..targets import import_tvm
 from . import offline, records, search, store
@@ -107,7 +106,7 @@ def _plans(job: Job, measured: Sequence[Mapping[str, Any]], pending: list[PlanSt
     total = len(measured) + len(pending) + job.search.trials
     what = dataclasses.replace(job.search, trials=total)
     found: list[PlanSteps] = []
-    seen = {spaces.key(plan) for plan in pending} | {candidates.key(t["plan"]) for t in measured}
+    seen = {candidates.key(plan) for plan in pending} | {candidates.key(t["plan"]) for t in measured}
     while len(found) < job.search.trials:
         plan = search.next_plan(what, measured, [*pending, *found])
         if plan is None:
@@ -115,13 +114,10 @@ def _plans(job: Job, measured: Sequence[Mapping[str, Any]], pending: list[PlanSt
         completed = None
         if len(plan) == 1:
             step = plan[0]
-            steps = make_plan(job.canonical, step["strategy"], step["options"])
-            completed = tuple(
-                {"min_rows": s.min_rows, "strategy": s.strategy, "options": dict(s.options)} for s in steps
-            )
+            completed = steps_of(make_plan(job.canonical, step["strategy"], step["options"]))
         for each in (plan, completed):
-            if each is not None and spaces.key(each) not in seen and len(found) < job.search.trials:
-                seen.add(spaces.key(each))
+            if each is not None and candidates.key(each) not in seen and len(found) < job.search.trials:
+                seen.add(candidates.key(each))
                 found.append(each)
     return found
 
@@ -172,13 +168,13 @@ def _verified(
     try:
         machine.check([listed["resolved"]], str(place))
     except ArtifactError:
-        return plans, search.judge(times)
+        return plans, search.judge(plans, times)
     command = [sys.executable, *offline.WORKER, str(place), str(BUILD_BYTES)]
     with (
         tempfile.TemporaryDirectory(prefix="woodpecker-") as apart,
         Pool(command, Path(apart) / store.LOG, lambda asked: BUILD_SECONDS) as pool,
     ):
-        while (verdict := search.judge(times)).winner:
+        while (verdict := search.judge(plans, times)).winner:
             asked = {"do": "verify", "plan": list(plans[verdict.winner])}
             ((_, checked),) = pool.run(iter([asked, None]).__next__)
             if checked["status"] == "ok":
@@ -187,23 +183,16 @@ def _verified(
     return plans, verdict
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"it holds {name}, which is no time")
-
-
 def _judged(place: Path, listed: Mapping[str, Any]) -> tuple[Record, list[dict[str, Any]], str]:
     """The record, the trials, and why."""
-    settings = json.loads((place / store.TASK).read_text())
+    settings = strict_json.read(place / store.TASK)
     versions = {"woodpecker": __version__, "tvm": str(import_tvm().__version__)}
     if settings["versions"] != versions:
         raise InputError(f"{place} was made by {settings['versions']}, and this is {versions}: make it again")
     trials = candidates.read_trials(place, listed["batches"])
     if not (place / candidates.PAIRED).exists():
         raise InputError(f"{place} was not measured to the end: run woodpecker measure {place} on the device")
-    try:
-        paired = json.loads((place / candidates.PAIRED).read_text(), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{place / candidates.PAIRED} is damaged: {error}") from None
+    paired = strict_json.read(place / candidates.PAIRED)
     default: PlanSteps = tuple(listed["default"])
     done = candidates.succeeded(trials)
     measured = next((t for t in done if candidates.key(t["plan"]) == candidates.key(default)), None)

@@ -81,7 +81,7 @@ def new_job(
     if not several or any(type(b) is not int or not 1 <= b <= 2**20 for b in batches):
         raise InputError(f"batches must be integers from 1 to {2**20:,}, in a list, found {str(batches)[:80]}")
     tvm = import_tvm()
-    from ..relay_ops.plan import make_plan
+    from ..relay_ops.plan import make_plan, steps_of
 
     where, *others = resolve_levels(target)
     if others:
@@ -98,10 +98,7 @@ def new_job(
     sizes = tuple(sorted({min(b, n_rows) for b in batches}))
     X = None if data is None else rows.given(forest, data, n_rows, seed)
     dtype = "float32" if X is None else str(X.dtype)
-    default = tuple(
-        {"min_rows": s.min_rows, "strategy": s.strategy, "options": dict(s.options)}
-        for s in make_plan(canonical, "auto", {})
-    )
+    default = steps_of(make_plan(canonical, "auto", {}))
     from .space import space_of
 
     what = Search(canonical, space_of(canonical), default, sizes, trials, seed)

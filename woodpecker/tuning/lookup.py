@@ -44,7 +44,6 @@ def tuned_plan(
     for source, kind, record in ranked:
         what = f"tuned on {source}, {record.gain:.2f} times as fast as the default there ({record.date})"
         try:
-            records.check_min_rows(record.plan)
             plan = plan_of(canonical, record.plan, what)
         except StrategyError as error:
             skipped.append(f"{record.model}: {error}")

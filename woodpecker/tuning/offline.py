@@ -24,6 +24,9 @@ WORKER = ("-m", "woodpecker.tuning.worker")
 QUEUE_SECONDS = 60.0
 """How long a candidate may wait for a device of the tracker."""
 AGAIN_ROUNDS = 7
+PLACEMENTS, PLACEMENT_ROUNDS = 3, 5
+"""The paired run is made in so many parts, of so many rounds each: where tables happen to lie in memory makes the same
+code faster or slower by a third in a whole part."""
 MAX_GIB = 2.0**20
 MAX_LOST = 2
 """A device that goes away in the middle of a trial costs the trial nothing, this many times."""
@@ -218,16 +221,29 @@ class Runner:
             if progress is not None:
                 progress(trial)
 
+    def _paired(self, plans: Sequence[PlanSteps]) -> list[dict[str, list[float]]] | None:
+        """All samples of each plan, from several parts, each with tables placed anew; None where a part failed."""
+        asked = {"do": "compare", "plans": [list(plan) for plan in plans], "rounds": PLACEMENT_ROUNDS}
+        parts = []
+        for _ in range(PLACEMENTS):
+            result = self._one(asked)
+            if result["status"] != "ok":
+                return None
+            parts.append(result["times"])
+        return [
+            {batch: [ns for part in parts for ns in part[i][batch]] for batch in parts[0][i]} for i in range(len(plans))
+        ]
+
     def confirm(self, trials: Sequence[Trial]) -> tuple[Verdict, list[PlanSteps]]:
         """The verdict of a paired run of the finalists, on the machine as it is now; and what ran."""
         plans = search.finalists(self._job.search, trials)
         while len(plans) > 1:
-            result = self._one({"do": "compare", "plans": [list(plan) for plan in plans]})
-            if result["status"] != "ok":
+            times = self._paired(plans)
+            if times is None:
                 # Each was right and in time alone: without the last of them it is a smaller job.
                 plans = plans[:-1]
                 continue
-            verdict = search.judge(result["times"])
+            verdict = search.judge(plans, times)
             if verdict.winner == 0:
                 return verdict, plans
             checked = self._one({"do": "verify", "plan": list(plans[verdict.winner])})

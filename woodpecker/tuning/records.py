@@ -17,17 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, StrategyError
+from ..errors import InputError
+from ..runtime import strict_json
 from ..runtime.candidates import append_line
 from ..runtime.files import atomic_path, check_output, check_path
 from .shape import ShapeClass, TargetKey, shape_from_json, target_from_json, to_json
 
 FORMAT = 1
 LOCK = ".lock"
-MAX_MIN_ROWS = 512
-"""Beyond the rows of the largest group no step loses to the one before it."""
 MAX_NAME = 200
 """Characters of a folder's or a file's name that is made of a record's strings; file systems take 255 bytes."""
+MAX_SIZE = 2**31 - 1
+"""Of all sizes that a record's shape class and target are made of."""
 
 PlanSteps = tuple[Mapping[str, Any], ...]
 """A plan as JSON values: {"min_rows", "strategy", "options"} for each step."""
@@ -155,27 +156,10 @@ def _check_names(shape: ShapeClass, target: TargetKey) -> None:
         if not re.fullmatch(r"[A-Za-z0-9._+-]+", text) or ".." in text:
             raise InputError(f"the record's {name} must be of letters, digits and ._+-, found {text[:40]!r}")
     for name, value in {**to_json(shape), **to_json(target)}.items():
-        if type(value) is int and not 0 <= value < 2**31:
-            raise InputError(f"the record's {name} is out of range")
+        if type(value) is int and not 0 <= value <= MAX_SIZE:
+            raise InputError(f"the record's {name} must be from 0 to {MAX_SIZE:,}, found {str(value)[:40]}")
     if max(len(shape.name), len(target.name)) > MAX_NAME:
         raise InputError(f"the record's shape and target must have names of at most {MAX_NAME} characters")
-
-
-def check_min_rows(plan: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse steps that begin where no step of a tuned plan does.
-
-    Raises:
-        StrategyError: there is one.
-    """
-    for step in plan:
-        least = step["min_rows"]
-        if type(least) is int and not 0 <= least <= MAX_MIN_ROWS:
-            raise StrategyError(f"the min_rows of a plan's steps must ascend from 0 to at most {MAX_MIN_ROWS}")
-
-
-def _refuse_constant(name: str) -> None:
-    """NaN and infinity are no JSON, and no number of a record."""
-    raise InputError(f"a record holds no {name}")
 
 
 def read_file(path: Path, tvm_version: str | None = None) -> list[Entry]:
@@ -189,9 +173,9 @@ def read_file(path: Path, tvm_version: str | None = None) -> list[Entry]:
         if not text.strip():
             continue
         try:
-            record = from_json(json.loads(text, parse_constant=_refuse_constant), tvm_version)
+            record = from_json(strict_json.parse(text), tvm_version)
             json.dumps(record.to_json(), ensure_ascii=False).encode()  # half a surrogate pair can't be printed
-        except (ValueError, RecursionError) as error:  # InputError is a ValueError, and so is what json raises
+        except ValueError as error:  # InputError is one, and so is what encoding raises
             entries.append(Entry(path, number, None, str(error)))
         else:
             entries.append(Entry(path, number, record))

@@ -1,6 +1,6 @@
 """What to try next, and what to believe: functions of the journal alone, so that a job resumes where it was.
 
-the default plan, each strategy with its defaults,
+the default plan, each strategy with its defaults, every value of a strategy that has few,
 then neighbours of the leaders at each batch size, now and then anything,
 then the leaders once more, in turn, and in the last quarter plans that are joined from them;
 then a paired run of the finalists against the default, which stays unless one of them is faster beyond noise.
@@ -85,7 +85,11 @@ def next_plan(search: Search, trials: Sequence[Trial], pending: Sequence[PlanSte
     if number >= search.trials:
         return None
     seen = {key(plan_in(t)) for t in trials} | {key(plan) for plan in pending}
-    first = [search.default] + [spaces.single(name, {}) for name in spaces.by_estimate(search.canonical, search.space)]
+    names = spaces.by_estimate(search.canonical, search.space)
+    first = [search.default] + [spaces.single(name, {}) for name in names]
+    if number < explored(search):
+        failed = {t["plan"][0]["strategy"] for t in trials if len(t["plan"]) == 1 and t["status"] != "ok"}
+        first += [plan for name in names if name not in failed for plan in spaces.few(search.space, name)]
     for plan in first:
         full = spaces.resolved(search.canonical, plan)
         if full is not None and key(full) not in seen:
@@ -204,12 +208,25 @@ class Verdict:
     reason: str
 
 
-def judge(times: Sequence[Mapping[str, Sequence[float]]]) -> Verdict:
-    """The verdict on a paired run: all samples of each plan, the default's first."""
+def serving(plan: PlanSteps, rows: int) -> list[Mapping[str, Any]]:
+    """The steps that take part in a call of so many rows."""
+    return [step for step in plan if step["min_rows"] <= rows]
+
+
+def judge(plans: Sequence[PlanSteps], times: Sequence[Mapping[str, Sequence[float]]]) -> Verdict:
+    """The verdict on a paired run: all samples of each plan, the default's first.
+
+    At a batch size that a plan serves in the very steps of the default, what was measured differs by noise alone, and
+    counts as equal.
+    """
     batches = list(times[0])
     samples = np.array([[plan[b] for b in batches] for plan in times])  # plans, batches, rounds
     medians = np.median(samples, 2)
     ns = tuple({b: round(float(m), 3) for b, m in zip(batches, row, strict=True)} for row in medians)
+    for i, plan in enumerate(plans):
+        for j, batch in enumerate(batches):
+            if serving(plan, int(batch)) == serving(plans[0], int(batch)):
+                samples[i, j] = samples[0, j]
     ratio = np.exp(np.log(samples / samples[0]).mean(1))  # plans, rounds
     reasons = []
     for i in np.argsort(np.median(ratio, 1), kind="stable"):

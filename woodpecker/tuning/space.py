@@ -15,22 +15,27 @@ import numpy as np
 
 from ..errors import StrategyError
 from ..predicates import Canonical
-from ..relay_ops.plan import MAX_STEPS_OF_PLAN, STRATEGIES, TYPICAL_ROWS, plan_of
-from ..runtime.candidates import key as key
-from .records import MAX_MIN_ROWS, PlanSteps, check_min_rows
+from ..relay_ops.plan import MAX_MIN_ROWS, MAX_STEPS_OF_PLAN, STRATEGIES, TYPICAL_ROWS, plan_of, steps_of
+from .records import PlanSteps
 
 Space = Mapping[str, Mapping[str, tuple[int, ...]]]
 """Strategy -> option -> candidates."""
+FEW = 4
+"""Plans of one strategy that are all tried before its neighbours are: a search by chance would take longer."""
 
 
 def space_of(canonical: Canonical) -> dict[str, dict[str, tuple[int, ...]]]:
-    """The space of the strategies that serve this forest; a strategy without options of that kind has no entries."""
-    found: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, module in STRATEGIES.items():
-        if resolved(canonical, single(name, {})) is not None:
-            declared = getattr(module, "space", None)
-            found[name] = dict(declared(canonical)) if declared else {}
-    return found
+    """The space of the strategies that serve this forest."""
+    serving = {name: m for name, m in STRATEGIES.items() if resolved(canonical, single(name, {})) is not None}
+    return {name: dict(module.space(canonical)) for name, module in serving.items()}
+
+
+def few(space: Space, strategy: str) -> list[PlanSteps]:
+    """All plans of one strategy, where there are at most FEW of them."""
+    options = space[strategy]
+    if not options or math.prod(len(values) for values in options.values()) > FEW:
+        return []
+    return [single(strategy, dict(zip(options, v, strict=True))) for v in itertools.product(*options.values())]
 
 
 def by_estimate(canonical: Canonical, space: Space) -> list[str]:
@@ -46,11 +51,9 @@ def single(strategy: str, options: Mapping[str, int]) -> PlanSteps:
 def resolved(canonical: Canonical, steps: Sequence[Mapping[str, Any]]) -> PlanSteps | None:
     """A plan with every option that was left to the forest filled in, or None where it can't serve the forest."""
     try:
-        check_min_rows(steps)
-        plan = plan_of(canonical, steps, "")
+        return steps_of(plan_of(canonical, steps, ""))
     except StrategyError:
         return None
-    return tuple({"min_rows": s.min_rows, "strategy": s.strategy, "options": dict(s.options)} for s in plan)
 
 
 def size(space: Space) -> int:

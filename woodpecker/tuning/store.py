@@ -24,7 +24,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..forest import Forest
-from ..runtime import candidates
+from ..runtime import candidates, strict_json
 from ..runtime.candidates import TRIALS, append_line
 from ..runtime.files import atomic_path
 from ..targets import CpuTarget
@@ -74,9 +74,9 @@ def begin(folder: Path, settings: Mapping[str, Any]) -> bool:
     path = folder / TASK
     if path.exists():
         try:
-            found = json.loads(path.read_text())
-        except ValueError:
-            raise InputError(f"{path} is damaged: remove the folder, or name another one as work_dir") from None
+            found = strict_json.read(path)
+        except InputError as error:
+            raise InputError(f"{error}; remove the folder, or name another one as work_dir") from None
         found = found if isinstance(found, dict) else {}
         if different := sorted(k for k in settings if settings[k] != found.get(k)):
             raise InputError(

@@ -23,19 +23,20 @@ import numpy as np
 
 from .. import reference
 from ..errors import WoodpeckerError
+from ..layout import Layout
 from ..manifest import ENTRIES
 from ..predicates import Canonical, canonicalise
 from ..relay_ops import tree_traversal
-from ..relay_ops.plan import plan_of
-from ..runtime import candidates, measure
+from ..relay_ops.plan import Step, plan_of
+from ..runtime import candidates, measure, strict_json
 from ..runtime.files import atomic_path
+from ..schedules.cpu import tables_of
 from ..targets import CpuTarget, resolve
 from . import candidate, store
 from .candidate import SYMBOL, Code, code_of
 
 ORACLE_STEPS = 2e7
 """Steps of rows through trees that the interpreter is given: a few seconds."""
-COMPARE_ROUNDS = 15
 MEASURE_ROUNDS = 5
 
 
@@ -45,6 +46,7 @@ class Task:
 
     folder: Path
     canonical: Canonical
+    tables: Callable[[Step], Layout]
     where: CpuTarget
     X: np.ndarray
     n_rows: int
@@ -72,11 +74,13 @@ class DeviceLostError(Exception):
 
 def load_task(folder: Path) -> Task:
     """The task of a work folder."""
-    settings = json.loads((folder / store.TASK).read_text())
+    settings = strict_json.read(folder / store.TASK)
     where = store.resolved_target(settings)
     forest = store.load_forest(folder / store.FOREST)
     X = np.load(folder / candidates.ROWS, allow_pickle=False)
-    return Task(folder, canonicalise(forest), where, X, settings["n_rows"], tuple(settings["batches"]))
+    canonical = canonicalise(forest)
+    tables = tables_of(canonical)
+    return Task(folder, canonical, tables, where, X, settings["n_rows"], tuple(settings["batches"]))
 
 
 def limit_memory(extra: int) -> None:
@@ -138,7 +142,7 @@ def _prepare(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]
     if n < len(X):
         here = dataclasses.replace(task, where=task.where if task.where.native else resolve("llvm"))
         walk = {"min_rows": 0, "strategy": tree_traversal.NAME, "options": {"trees": 1, "interleave": 1, "unroll": 1}}
-        code = code_of(canonical, plan_of(canonical, [walk], ""), here.where)
+        code = code_of(canonical, plan_of(canonical, [walk], ""), here.where, task.tables)
         wanted = in_process(here, code, task.entry, X)[0]([(0, len(X))])
         if wrong := measure.difference(wanted[-n:], oracle):
             return {"status": "wrong", "message": f"a plain walk disagrees with the interpreter: {wrong}"}
@@ -147,7 +151,7 @@ def _prepare(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]
 
 
 def _code(task: Task, plan: Any) -> Code:
-    return code_of(task.canonical, plan_of(task.canonical, plan, ""), task.where)
+    return code_of(task.canonical, plan_of(task.canonical, plan, ""), task.where, task.tables)
 
 
 def _measure(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
@@ -169,7 +173,7 @@ def _compare(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]
         if wrong := measure.first_difference(compute, task.wanted):
             return {"status": "wrong", "message": wrong}
         clocks.append(clock)
-    times = measure.sample(clocks, task.n_rows, task.batches, job.get("rounds", COMPARE_ROUNDS))
+    times = measure.sample(clocks, task.n_rows, task.batches, job["rounds"])
     return {"status": "ok", "times": [{str(batch): s for batch, s in t.items()} for t in times]}
 
 

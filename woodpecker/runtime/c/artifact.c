@@ -89,6 +89,7 @@ typedef struct {
 
 #define DECLARE(name, suffix, row_block, scratch_bytes) extern int SYMBOL(name##suffix)(void*, const Any*, int32_t, Any*);
 WP_KERNELS(DECLARE)
+WP_TERMS(DECLARE)
 #define ROW(name, suffix, row_block, scratch_bytes) {SYMBOL(name##suffix), row_block, scratch_bytes},
 static const Kernel kKernels[] = {WP_KERNELS(ROW)}; /* WP_N_ENTRIES a level */
 
@@ -160,12 +161,19 @@ static int32_t cpu_level(void) {
 
 static uint64_t round_up(uint64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-/* A task's scratch: that of the kernels, then a row block of raw and of linked scores. */
+/* Rows of a method that are computed together: whole row blocks, enough for every kernel. */
+enum { kChunk = 512 };
+
+static int64_t chunk_rows(const Kernel* kernel) {
+  return (kChunk + kernel->row_block - 1) / kernel->row_block * kernel->row_block;
+}
+
+/* A task's scratch: that of the kernels, then a chunk of raw and of linked scores. */
 static uint64_t task_bytes(const Kernel* kernel) {
   uint64_t width = 0;
   for (int i = 0; i < kNumMethods; i++)
     if ((uint64_t)kMethods[i].linked_width > width) width = (uint64_t)kMethods[i].linked_width;
-  uint64_t block = (uint64_t)kernel->row_block * sizeof(Real);
+  uint64_t block = (uint64_t)chunk_rows(kernel) * sizeof(Real);
   uint64_t scores = kNumMethods ? round_up(block * WP_N_OUTPUTS) + round_up(block * width) : 0;
   return round_up((uint64_t)kernel->scratch_bytes) + scores;
 }
@@ -251,17 +259,18 @@ static int finish(const Method* method, const Real* z, Real* out) {
   return WP_OK;
 }
 
-/* Rows of a method, a row block at a time: raw scores, linked scores, results. */
+/* Rows of a method, a chunk at a time: raw scores, linked scores, results. */
 static int run_method(const Job* job, int64_t begin, int64_t end, char* scratch) {
   const Method* method = job->method;
   const Kernel* kernel = &job->kernels[job->entry];
+  int64_t chunk = chunk_rows(kernel);
   DLDataType real = {kDLFloat, 8 * sizeof(Real), 1}, x_type = {kDLFloat, job->x_type == WP_FLOAT32 ? 32 : 64, 1};
   Real* raw = (Real*)(void*)(scratch + round_up((uint64_t)kernel->scratch_bytes));
   Real* linked = raw;
   if (method->link >= 0)
-    linked = (Real*)(void*)((char*)raw + round_up((uint64_t)kernel->row_block * sizeof(Real) * WP_N_OUTPUTS));
-  for (int64_t first = begin; first < end; first += kernel->row_block) {
-    int64_t rows = end - first < kernel->row_block ? end - first : kernel->row_block;
+    linked = (Real*)(void*)((char*)raw + round_up((uint64_t)chunk * sizeof(Real) * WP_N_OUTPUTS));
+  for (int64_t first = begin; first < end; first += chunk) {
+    int64_t rows = end - first < chunk ? end - first : chunk;
     const char* X = job->X + (size_t)first * (size_t)job->row_stride * (x_type.bits / 8u);
     int failed = run_entry(kernel, x_type, X, rows, WP_N_FEATURES, job->row_stride, real, raw, WP_N_OUTPUTS, scratch);
     if (!failed && method->link >= 0)
@@ -402,6 +411,7 @@ static int parallel(const Kernel* kernel, const Any* args, int32_t num_args, Any
     return parallel(&kernel, args, n, result);                                                                    \
   }
 WP_KERNELS(EXPORT_PARALLEL)
+WP_TERMS(EXPORT_PARALLEL)
 
 /* () -> the address of the model blob. */
 EXPORT int SYMBOL(model)(void* self, const Any* args, int32_t num_args, Any* result);
