@@ -88,7 +88,10 @@ class TestTargets:
             (["x86-64", V3], "'x86-64-v3' is listed twice; list"),
             ([V2, {"mcpu": V2, "kind": "llvm"}], "is listed twice: 'x86-64-v2' means the same here"),
             (["llvm", "cpu"], "'cpu' is listed twice: 'llvm' means the same here"),
-            ([V2, "aarch64"], "'aarch64' is not supported yet"),
+            (
+                [V2, "aarch64"],
+                "for x86_64 on Linux with glibc and for aarch64 on Linux with glibc: an artifact is for one",
+            ),
             ([V2, {"kind": "cuda"}], "kind 'cuda'"),
             ([V2, "pdp-11"], "unknown target 'pdp-11'; known: .*x86-64-v4, x86-64,"),
             ([V2, 7], "must be a name, a dictionary or a tvm Target, found int"),
@@ -131,7 +134,7 @@ class TestChoice:
         monkeypatch.setenv("WOODPECKER_CPU_LEVEL", V2)
         targets = [{**target, "machine": "aarch64"} for target in self.targets()]
         assert machine.choose(targets) is None
-        with pytest.raises(ArtifactError, match=r"m\.so was compiled for aarch64 on linux"):
+        with pytest.raises(ArtifactError, match=r"m\.so was compiled for aarch64 on Linux with glibc; this is x86_64"):
             machine.check(targets, "m.so")
 
     def test_the_variable(self, monkeypatch):

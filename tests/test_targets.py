@@ -47,6 +47,54 @@ class TestTargets:
             with pytest.raises(TargetError, match=message):
                 resolve(spelling)
 
+    @pytest.mark.parametrize(
+        ("triple", "target", "message"),
+        [
+            ("aarch64-linux-gnu", {"mcpu": "skylake"}, "knows no aarch64 CPU 'skylake'; llc -march=aarch64"),
+            ("aarch64-linux-gnu", {"mattr": ["-neon"]}, "'-neon' takes away what all code for aarch64 needs"),
+            ("aarch64-linux-gnu", {"mattr": ["+avx2"]}, "found '\\+avx2'"),
+            ("armv7-linux-gnueabihf", {"mattr": ["-vfp3d16"]}, "'-vfp3d16' takes away"),
+            ("armv7-linux-gnueabihf", {"mattr": ["+soft-float"]}, "'\\+soft-float' contradicts"),
+            ("riscv64-linux-gnu", {"mcpu": "sifive-e31"}, "'sifive-e31' is no 64-bit one"),
+            ("riscv64-linux-gnu", {"mattr": ["-d"]}, "'-d' takes away"),
+            ("mips64-linux-gnu", {}, "is for mips64-linux-gnu, which this version does not compile for"),
+        ],
+        ids=repr,
+    )
+    def test_refused_for_other_platforms(self, triple, target, message):
+        from woodpecker.targets import resolve
+
+        with pytest.raises(TargetError, match=message):
+            resolve({"kind": "llvm", "mtriple": triple, **target})
+
+    @pytest.mark.parametrize(
+        ("target", "platform", "cpu"),
+        [
+            ("aarch64", ("linux", "aarch64", "gnu"), "generic"),
+            ("armv7", ("linux", "armv7", "gnu"), "generic"),
+            ("riscv64", ("linux", "riscv64", "gnu"), "generic"),
+            ("aarch64-linux-musl", ("linux", "aarch64", "musl"), "generic"),
+            ("raspberry-pi/4b-aarch64", ("linux", "aarch64", "gnu"), "cortex-a72"),
+            ("arm/rasp4b", ("linux", "armv7", "gnu"), "cortex-a72"),
+            ("x86_64-linux-musl", ("linux", "x86_64", "musl"), "generic"),
+        ],
+    )
+    def test_other_platforms(self, target, platform, cpu):
+        from woodpecker.targets import resolve
+
+        resolved = resolve(target)
+        assert ((resolved.system, resolved.machine, resolved.libc), resolved.cpu) == (platform, cpu)
+        assert not resolved.native
+
+    def test_a_model_for_another_machine_says_so(self):
+        tree = {"feature": 0, "op": "<", "threshold": 0.5, "left": {"value": 1.0}, "right": {"value": 2.0}}
+        model = wp.compile(Forest.from_nested([tree], 2), strategy="gemm", target="aarch64")
+        assert type(model) is wp.CompiledModel and not hasattr(model, "predict_raw")
+        with pytest.raises(TargetError, match=r"apply can't run here: .* for aarch64 on Linux with glibc; this is"):
+            model.apply(np.zeros((1, 2)))
+        with pytest.raises(AttributeError, match="no attribute 'transform'"):
+            model.transform(np.zeros((1, 2)))
+
     @pytest.mark.parametrize("cpu", ["x86-64", "k8", "nocona", "generic"])
     def test_the_oldest_cpus(self, cpu):
         tree = {"feature": 0, "op": "<", "threshold": 0.5, "left": {"value": 1.0}, "right": {"value": 2.0}}

@@ -8,9 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shlex
 import shutil
-import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +18,7 @@ from typing import Any
 import numpy as np
 import tvm
 
-from .errors import TargetError
+from . import c_config, toolchain
 from .layout import Signature
 from .levels import Level
 from .manifest import ENTRIES, TERMS
@@ -41,7 +39,9 @@ def _new_lock() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_new_lock)
-LAUNCHER = Path(__file__).parent / "runtime" / "c" / "launcher.c"
+
+SOURCES = Path(__file__).parent / "runtime" / "c"
+C_SOURCES = ("artifact.c", "woodpecker.h", "cpu.h", "ffi.h", "pool.h")
 
 
 def kernel(
@@ -108,64 +108,56 @@ def _jit(function: tvm.tirx.PrimFunc, config: str) -> Any:
 def export(
     path: str | os.PathLike[str],
     levels: Sequence[Level],
-    links: Sequence[Mapping[str, Any]],
-    prefix: str,
+    manifest: Mapping[str, Any],
     blob: np.ndarray,
+    *,
+    format: str | None = None,
+    symbol: str | None = None,
 ) -> None:
-    """Write the shared library: kernels of every level, model, launcher. Atomic; the same input gives the same bytes.
+    """Write the artifact: kernels of every level, model, C interface. Atomic; the same input gives the same bytes.
+
+    Args:
+        path: The file.
+        levels: The CPU levels.
+        manifest: The manifest.
+        blob: The model, with that manifest in it.
+        format, symbol: See `CompiledModel.save`.
 
     Raises:
-        TargetError: there is no C compiler, or it failed.
-        InputError: ``path`` is no path.
+        TargetError: there is no C compiler or archiver, or it failed. MissingExtraError: the target is another
+            platform, and there is no compiler for that.
+        InputError: ``path`` is no path, or ``format`` or ``symbol`` is wrong.
         OSError: the path can't be written.
     """
-    final = check_output(check_path(path))
-    compiler = c_compiler()
-    with tempfile.TemporaryDirectory(prefix="woodpecker-") as folder:
+    final = check_path(path)
+    shared = c_config.check_format(format, final) == "shared"
+    symbol = c_config.check_symbol(symbol)
+    final = check_output(final)
+    platform = levels[0].target.platform
+    tools = toolchain.find(platform)
+    archiver = None if shared else toolchain.archiver(tools)
+    with tempfile.TemporaryDirectory(prefix="woodpecker-") as name:
+        folder = Path(name)
         objects = [f"kernels{level.suffix}.o" for level in levels]
         for level, file in zip(levels, objects, strict=True):
-            _write_kernels(Path(folder) / file, level, links, prefix)
-        blob.tofile(Path(folder) / "model.bin")
-        shutil.copy(LAUNCHER, Path(folder) / "launcher.c")
-        macros = {
-            "WP_PREFIX": prefix,
-            "WP_BLOB": '"model.bin"',
-            "WP_KERNELS(M)": " ".join(
-                f"M({name},{level.suffix},{_shared(level, name)},{level.scratch_bytes})"
-                for level in levels
-                for name in (*_entries(level), *(f"link_{i}" for i in range(len(links))))
-            ),
-        }
-        flags = ["-O2", "-fPIC", "-fvisibility=hidden", *(f"-D{k}={v}" for k, v in macros.items())]
-        (Path(folder) / "exports.map").write_text("{ global: __tvm_ffi_*; local: *; };\n")
-        link = [
-            "-shared",
-            "-Wl,--version-script=exports.map",
-            "-Wl,-z,nodelete",
-            "-Wl,-z,noexecstack",
-            "-Wl,--build-id=none",
-            "-Wl,-s",
-        ]
-        # The lowest level first: of helpers that several objects define, the linker takes the first.
-        command = [*compiler, *flags, "launcher.c", *objects, *link, "-o", "model.so", "-lm", "-lpthread"]
-        try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
-        except OSError as error:
-            raise TargetError(f"the C compiler can't be run: {error}") from error
-        if done.returncode or not (Path(folder) / "model.so").is_file():
-            said = done.stderr.decode(errors="replace").strip()[-2000:] or f"exit code {done.returncode}, no message"
-            raise TargetError(f"the C compiler failed: {shlex.join(command)}\n{said}")
-        with atomic_path(final, mode=0o777) as staged:
-            shutil.copyfile(Path(folder) / "model.so", staged)
+            _write_kernels(folder / file, level, manifest["links"], manifest["prefix"])
+        blob.tofile(folder / "model.bin")
+        for source in C_SOURCES:
+            shutil.copy(SOURCES / source, folder)
+        (folder / "config.h").write_text(c_config.config(manifest, blob.nbytes, shared=shared, symbol=symbol))
+        made = "model.so" if shared else "model.a"
+        if archiver is None:
+            (folder / toolchain.EXPORTS).write_text(c_config.version_script(manifest["prefix"], symbol))
+            tools.run(toolchain.shared_library(platform, ["artifact.c", *objects], made), folder, made)
+        else:
+            tools.run(toolchain.object_file(platform, "artifact.c", "artifact.o"), folder, "artifact.o")
+            archiver.run(["rcsD", made, "artifact.o", *objects], folder, made)
+        with atomic_path(final, mode=0o777 if shared else 0o666) as staged:
+            shutil.copyfile(folder / made, staged)
 
 
 def _entries(level: Level) -> tuple[str, ...]:
     return ENTRIES if level.terms is None else (*ENTRIES, *TERMS)
-
-
-def _shared(level: Level, entry: str) -> int:
-    """What the launcher shares the range of an entry out in: rows, or single groups of trees."""
-    return 1 if entry in TERMS else level.shared_rows
 
 
 def _write_kernels(file: Path, level: Level, links: Sequence[Mapping[str, Any]], prefix: str) -> None:
@@ -180,23 +172,22 @@ def _write_kernels(file: Path, level: Level, links: Sequence[Mapping[str, Any]],
     with _lock:
         executable = tvm.compile(tvm.IRModule(functions), target=tvm_target(level.target.config))
     executable.mod.write_to_file(str(file))
+    file.write_bytes(own_names(file.read_bytes(), prefix, level.suffix))
 
 
-def c_compiler() -> list[str]:
-    """The command of the C compiler: $CC, cc, gcc or clang. It can be run in any folder.
+def own_names(code: bytes, prefix: str, suffix: str = "") -> bytes:
+    """An object file in which what TVM's code has in common with other models' code has names of its own.
 
-    Raises:
-        TargetError: there is none, or $CC is no command.
+    These are the one function of libtvm_ffi that the code calls, which `runtime/c/artifact.c` provides, and
+    conversions of float16 that LLVM adds to every object: a linker would take the first of several, which may be code
+    for another CPU. A name is replaced by one of the same length, so that the object stays as it is otherwise.
     """
-    setting = os.environ.get("CC", "")
-    try:
-        wanted = shlex.split(setting)
-    except ValueError as error:
-        raise TargetError(f"the environment variable CC holds {setting!r}, which is no command: {error}") from None
-    for command in [wanted] if wanted else [["cc"], ["gcc"], ["clang"]]:
-        if found := shutil.which(command[0]):
-            return command if os.path.isabs(found) else [os.path.abspath(found), *command[1:]]
-    raise TargetError(
-        "saving a model needs a C compiler, and none was found: install gcc or clang (Debian: apt install gcc), or "
-        "set the environment variable CC. Predicting in this process needs none"
-    )
+    unique, level = prefix.removeprefix("wp_"), suffix.removeprefix("_level").rjust(2, "_")
+    names = {
+        "TVMFFIErrorSetRaisedFromCStrParts": f"{prefix}_ffi_set_error",
+        "__extendhfsf2\0": f"x{unique[:10]}{level}\0",
+        "__truncsfhf2\0": f"t{unique[:9]}{level}\0",
+    }
+    for old, new in names.items():
+        code = code.replace(old.encode(), new.encode())
+    return code

@@ -5,27 +5,25 @@ from __future__ import annotations
 import functools
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import MissingExtraError, TargetError
+from .platforms import ARCHITECTURES, SUPPORTED, TRIPLES_BEGIN, Architecture, Platform, here, of_triple, triple
 from .runtime import machine
 
 HOST_NAMES = ("llvm", "cpu")
 X86_LEVELS = ("x86-64-v2", "x86-64-v3", "x86-64-v4")
 PORTABLE = "x86-64"
 """The short name of all X86_LEVELS in one artifact."""
-
-# x86-64 code passes floats in SSE registers. LLVM ends the process, instead of reporting an error, where these are
-# missing, or where a mode or soft floats contradict it.
-_BASELINE = ("64bit", "64bit-mode", "cmov", "cx8", "fxsr", "sse", "sse2", "x87")
-_CONTRADICTIONS = ("16bit-mode", "32bit-mode", "soft-float")
-_ENVIRONMENTS = ("linux", "gnu", "musl")
+ARCHITECTURE_NAMES = ("aarch64", "armv7", "riscv64")
+"""Short for the CPUs of an architecture under Linux with glibc, all of them."""
 
 # LLVM's SLP vectoriser packs the interleaved scalar walks into vectors and slows them down by more than 2 times.
 _LLVM_OPTIONS = {"cl-opt": ["-vectorize-slp:bool=false"]}
+_KEPT = ("kind", "mcpu", "mattr", "mtriple", "opt-level")
+"""What is taken over of a TVM target: the rest is for other kinds of code, or follows from these."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,8 @@ class CpuTarget:
         config: TVM target configuration, as sorted JSON; hashable, a key for caches.
         system, machine: Platform, as `sys.platform` and LLVM name it.
         cpu: LLVM's name of the CPU.
-        features: CPU features that code may use, of those that `machine.X86_FLAGS` knows.
+        features: CPU features that code may use, of those that `machine.FLAGS` knows.
+        libc: "gnu" or "musl" on Linux, else "".
     """
 
     name: str
@@ -46,6 +45,11 @@ class CpuTarget:
     machine: str
     cpu: str
     features: tuple[str, ...]
+    libc: str = "gnu"
+
+    @property
+    def platform(self) -> Platform:
+        return Platform(self.system, self.machine, self.libc)
 
     @property
     def native(self) -> bool:
@@ -58,6 +62,7 @@ class CpuTarget:
             "kind": "llvm",
             "system": self.system,
             "machine": self.machine,
+            "libc": self.libc,
             "cpu": self.cpu,
             "features": list(self.features),
         }
@@ -95,6 +100,11 @@ def resolve_levels(target: Any) -> tuple[CpuTarget, ...]:
     ordered: list[CpuTarget] = []
     for level in map(resolve, given):
         for other in ordered:
+            if level.platform != other.platform:
+                raise TargetError(
+                    f"targets {other.name!r} and {level.name!r} are for {machine.platform_text(other.manifest())} and "
+                    f"for {machine.platform_text(level.manifest())}: an artifact is for one platform, make one of each"
+                )
             if json.loads(level.config) == json.loads(other.config):
                 same = "" if level.name == other.name else f": {other.name!r} means the same here"
                 raise TargetError(f"target {level.name!r} is listed twice{same}; list each CPU level once")
@@ -111,17 +121,13 @@ def resolve(target: Any) -> CpuTarget:
     """The CPU target that a name, a TVM target dictionary, its JSON, or a `tvm.target.Target` means.
 
     "llvm" and "cpu" are this machine's CPU with all its features; "x86-64-v2", "-v3" and "-v4" are the levels of the
-    x86-64 psABI.
+    x86-64 psABI; "aarch64", "armv7" and "riscv64" any CPU of that architecture (riscv64: with rv64gc) under Linux with
+    glibc; a triple such as "aarch64-linux-musl" any CPU of that platform.
 
     Raises:
-        TargetError: it is unknown, or not a CPU of this machine's architecture.
+        TargetError: it is unknown, no CPU, or one that no code is made for.
         MissingExtraError: TVM is not installed.
     """
-    if (sys.platform, machine.machine()) != ("linux", "x86_64"):
-        raise TargetError(
-            f"this version compiles on Linux on x86_64 only, and this is {machine.machine()} on {sys.platform}: "
-            "compile the model there"
-        )
     tvm = import_tvm()
     if isinstance(target, tvm.target.Target):
         target = dict(target.export())
@@ -137,27 +143,38 @@ def resolve(target: Any) -> CpuTarget:
             f"target {name!r} is of kind {config.get('kind')!r}; this version compiles for CPUs (kind 'llvm') only"
         )
     config = _typed(config, name)
-    triple = config.get("mtriple", "")
-    parts = triple.split("-")
-    # Other environments, such as gnux32 and code16, mean other pointers or another mode of the CPU.
-    if triple and (parts[0] != machine.machine() or "linux" not in parts or parts[-1] not in _ENVIRONMENTS):
+    platform = of_triple(config["mtriple"], name) if config.get("mtriple") else here()
+    if platform not in SUPPORTED:
         raise TargetError(
-            f"target {name!r} is for {triple}; this version compiles for Linux on {machine.machine()} only"
+            f"no code is made for {platform.machine} on {platform.system}, which this machine is; name a target, such "
+            "as 'aarch64' or 'x86-64-v2'"
         )
+    architecture = ARCHITECTURES[platform.machine]
+    if platform.machine == "armv7":  # TVM's tags name 64-bit CPUs in 32-bit mode; what runs on armv7 runs on them
+        config["mtriple"] = triple(platform)
     if "mcpu" not in config:
-        config |= _host() if not triple else {"mcpu": "generic"}
-    _check_cpu(config["mcpu"])
-    for entry in config.get("mattr", ()):
-        _check_feature(entry, name)
-    options = {k: v for k, v in config.items() if k in ("kind", "mcpu", "mattr", "mtriple", "opt-level", "mfloat-abi")}
-    config = {**options, "cl-opt": [*config.get("cl-opt", []), *_LLVM_OPTIONS["cl-opt"]]}
-    text = json.dumps(config)
+        config |= {"mcpu": "generic"} if config.get("mtriple") else _host()
+    base = {"kind": "llvm", "mtriple": config.get("mtriple") or triple(platform)}
+    _check_cpu(config["mcpu"], base, platform.machine)
+    # TVM's own tags for 32-bit ARM name it.
+    named = [entry for entry in config.get("mattr", ()) if entry[1:] not in architecture.without]
+    for entry in named:
+        _check_feature(entry, name, base, architecture)
+    options = {k: v for k, v in config.items() if k in _KEPT}
+    switched = [f"+{f}" for f in architecture.features], named, [f"-{f}" for f in architecture.without]
+    if mattr := [entry for entries in switched for entry in entries]:
+        options["mattr"] = mattr
+    if architecture.abi:
+        options["mabi"] = architecture.abi
+    if architecture.hard_floats:
+        options["mfloat-abi"] = "hard"
+    text = json.dumps({**options, "cl-opt": [*config.get("cl-opt", []), *_LLVM_OPTIONS["cl-opt"]]})
     try:
         built = tvm_target(text)
-        features = _features(built)
+        features = _features(built, platform.machine)
     except Exception as error:  # TVM raises several types here, InternalError among them
         raise TargetError(f"TVM refuses target {name!r}: {str(error).strip().splitlines()[-1]}") from error
-    return CpuTarget(name, text, sys.platform, machine.machine(), config["mcpu"], features)
+    return CpuTarget(name, text, platform.system, platform.machine, config["mcpu"], features, platform.libc)
 
 
 def _typed(config: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -178,31 +195,46 @@ def _typed(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     return typed
 
 
-def _check_cpu(cpu: str) -> None:
+def _check_cpu(cpu: str, base: Mapping[str, Any], arch: str) -> None:
     codegen = import_tvm().target.codegen
-    if cpu not in {str(known) for known in codegen.llvm_get_cpu_archlist(import_tvm().target.Target("llvm"))}:
-        raise TargetError(f"LLVM knows no {machine.machine()} CPU {cpu!r}; llc -mcpu=help lists them")
-    # With a 64-bit triple, LLVM takes 64-bit mode for granted, says so of an i386 too, and ends the process later.
-    narrow = {"kind": "llvm", "mtriple": "i686-unknown-linux-gnu", "mcpu": cpu}
-    if "64bit" not in _enabled(tvm_target(json.dumps(narrow))):
-        raise TargetError(f"the CPU {cpu!r} has no 64-bit mode, which the code needs: name a later one, or x86-64-v2")
+    if cpu not in {str(known) for known in codegen.llvm_get_cpu_archlist(tvm_target(json.dumps(base)))}:
+        raise TargetError(f"LLVM knows no {arch} CPU {cpu!r}; llc -march={_llc(arch)} -mcpu=help lists them")
+    if arch == "x86_64":
+        # With a 64-bit triple, LLVM takes 64-bit mode for granted, says so of an i386 too, and ends the process later.
+        narrow = {"kind": "llvm", "mtriple": "i686-unknown-linux-gnu", "mcpu": cpu}
+        if "64bit" not in _enabled(tvm_target(json.dumps(narrow))):
+            raise TargetError(
+                f"the CPU {cpu!r} has no 64-bit mode, which the code needs: name a later one, or x86-64-v2"
+            )
+    if (
+        arch == "riscv64"
+        and cpu != "generic"
+        and "64bit" not in _enabled(tvm_target(json.dumps({**base, "mcpu": cpu})))
+    ):
+        raise TargetError(f"the CPU {cpu!r} is no 64-bit one, which the code needs: name another, or none")
 
 
-def _check_feature(entry: str, target: str) -> None:
+def _check_feature(entry: str, target: str, base: Mapping[str, Any], architecture: Architecture) -> None:
     """Raise unless an entry of mattr is a feature of LLVM, and one that may be switched so."""
     matched = re.fullmatch(r"([+-])([a-z0-9][a-z0-9.-]*)", entry)
     feature = matched[2] if matched else ""
+    arch = base["mtriple"].split("-")[0]
     # LLVM only prints a line of what it does not know, and goes on without.
-    probe = {"kind": "llvm", "mcpu": "x86-64", "mattr": [f"+{feature}"]}
+    probe = {**base, "mattr": [f"+{feature}"]}
     if not matched or feature not in _enabled(tvm_target(json.dumps(probe))):
         raise TargetError(
             f"target {target!r}: mattr entries are + or - and a CPU feature that LLVM knows, found {entry!r}; "
-            "llc -mattr=help lists them"
+            f"llc -march={_llc(arch)} -mattr=help lists them"
         )
-    if matched[1] == "-" and feature in _BASELINE:
-        raise TargetError(f"target {target!r}: mattr {entry!r} takes away what all x86-64 code needs")
-    if matched[1] == "+" and feature in _CONTRADICTIONS:
-        raise TargetError(f"target {target!r}: mattr {entry!r} contradicts x86-64, whose code is 64-bit and uses SSE")
+    if matched[1] == "-" and feature in architecture.baseline:
+        raise TargetError(f"target {target!r}: mattr {entry!r} takes away what all code for {arch} needs")
+    if matched[1] == "+" and feature in architecture.contradictions:
+        raise TargetError(f"target {target!r}: mattr {entry!r} contradicts how code for {arch} runs and passes floats")
+
+
+def _llc(arch: str) -> str:
+    """What LLVM's own tools call an architecture."""
+    return {"x86_64": "x86-64", "armv7": "arm"}.get(arch, arch)
 
 
 def tvm_target(config: str) -> Any:
@@ -214,9 +246,13 @@ def _named(name: str) -> dict[str, Any]:
     if name in HOST_NAMES:
         return {"kind": "llvm", **_host()}
     if name in X86_LEVELS:
-        if machine.machine() != "x86_64":
-            raise TargetError(f"target {name!r} is for x86-64; this machine is {machine.machine()}")
-        return {"kind": "llvm", "mcpu": name}
+        linux = Platform("linux", "x86_64", "gnu")
+        elsewhere = {} if here().machine == "x86_64" and here() in SUPPORTED else {"mtriple": triple(linux)}
+        return {"kind": "llvm", **elsewhere, "mcpu": name}
+    if name in ARCHITECTURE_NAMES:
+        return {"kind": "llvm", "mtriple": triple(Platform("linux", name, "gnu")), "mcpu": "generic"}
+    if re.fullmatch(r"[a-z0-9_]+(-[a-z0-9_.]+){1,3}", name) and name.split("-")[0] in TRIPLES_BEGIN:
+        return {"kind": "llvm", "mtriple": triple(of_triple(name, name)), "mcpu": "generic"}
     if name.lstrip().startswith("{"):
         try:
             parsed = json.loads(name)
@@ -224,13 +260,16 @@ def _named(name: str) -> dict[str, Any]:
             raise TargetError(f"target {name!r} is not valid JSON: {error}") from None
         if isinstance(parsed, dict):
             return parsed
-    if name.split()[0:1] in (["cuda"], ["aarch64"], ["armv7"], ["riscv64"]):
-        raise TargetError(f"target {name!r} is not supported yet: this version compiles for this machine's CPUs")
+    if name.split()[0:1] == ["cuda"]:
+        raise TargetError(f"target {name!r} is not supported yet: this version compiles for CPUs")
     try:
         return {k: v for k, v in dict(import_tvm().target.Target(name).export()).items() if k not in ("tag", "keys")}
     except Exception as error:
-        known = ", ".join((*HOST_NAMES, *X86_LEVELS, PORTABLE))
-        raise TargetError(f"unknown target {name!r}; known: {known}, a TVM target tag, dictionary or JSON") from error
+        known = ", ".join((*HOST_NAMES, *X86_LEVELS, PORTABLE, *ARCHITECTURE_NAMES))
+        raise TargetError(
+            f"unknown target {name!r}; known: {known}, a triple such as aarch64-linux-musl, a TVM target tag, "
+            "dictionary or JSON"
+        ) from error
 
 
 @functools.cache
@@ -238,15 +277,16 @@ def _host() -> dict[str, Any]:
     """This machine's CPU. A virtual machine may hide features that the CPU's name implies: they are switched off."""
     cpu = str(import_tvm().target.codegen.llvm_get_system_cpu())
     flags = machine.cpu_flags()
-    implied = _features(tvm_target(json.dumps({"kind": "llvm", "mcpu": cpu})))
-    hidden = [f"-{f}" for f in implied if flags is not None and machine.X86_FLAGS[f] not in flags]
+    implied = _features(tvm_target(json.dumps({"kind": "llvm", "mcpu": cpu})), machine.machine())
+    names = machine.FLAGS.get(machine.machine(), {})
+    hidden = [f"-{f}" for f in implied if flags is not None and names[f] not in flags]
     return {"mcpu": cpu, "mattr": hidden} if hidden else {"mcpu": cpu}
 
 
-def _features(target: Any) -> tuple[str, ...]:
-    """The features that LLVM enables for a target, of those that not every CPU of the architecture has."""
+def _features(target: Any, arch: str) -> tuple[str, ...]:
+    """The features that LLVM enables for a target, of those that `machine` can tell the presence of."""
     names = _enabled(target)
-    return tuple(name for name in machine.X86_FLAGS if name in names)
+    return tuple(name for name in machine.FLAGS.get(arch, {}) if name in names)
 
 
 def _enabled(target: Any) -> set[str]:

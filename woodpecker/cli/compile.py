@@ -18,12 +18,15 @@ def main(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="XGBoost .json or .ubj, or LightGBM .txt file.", show_default=False)
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The .so to write.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The .so to write, or a static library .a.", show_default=False)
+    ],
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help='"llvm" (this machine, the default), "x86-64-v3", ..., or a TVM target; may be repeated for code of '
-            'several CPU levels; "x86-64" is v2, v3 and v4.'
+            help='"llvm" (this machine, the default), "x86-64-v3", ..., "aarch64", "armv7", "riscv64", a triple like '
+            'aarch64-linux-musl, or a TVM target; may be repeated for code of several CPU levels; "x86-64" is v2, v3 '
+            "and v4."
         ),
     ] = None,
     strategy: Annotated[
@@ -42,15 +45,19 @@ def main(
     iteration_range: Annotated[
         str | None, typer.Option(metavar="START:STOP", help="Compile these boosting rounds only.")
     ] = None,
+    symbol: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A name for the C function that returns the model.", show_default=False),
+    ] = None,
     tuning_logs: Annotated[
         list[Path] | None,
         typer.Option(help="Tuning records to look into, instead of the user's; may be repeated.", show_default=False),
     ] = None,
 ) -> None:
-    """Compile MODEL to a shared library.
+    """Compile MODEL to a shared library, or to a static one.
 
     The result predicts with the bits of the library that trained the model. It runs where numpy and apache-tvm-ffi
-    are installed; neither the compiler nor that library is needed there.
+    are installed, and from C without Python; neither the compiler nor that library is needed there.
 
     \b
     Examples:
@@ -58,6 +65,7 @@ def main(
       woodpecker compile model.txt -o model.so --strategy tree_traversal --option unroll=4
       woodpecker compile model.json -o model.so --target x86-64-v3 --iteration-range 0:50
       woodpecker compile model.json -o model.so --target x86-64
+      woodpecker compile model.json -o model.so --target aarch64
     """
     options = parse_options(option or [])
     rounds = parse_range(iteration_range)
@@ -84,11 +92,14 @@ def main(
             tuning_logs=tuning_logs or None,
             **options,
         )
-        predictor.save(output)
+        predictor.save(output, symbol=symbol)
     seconds = time.perf_counter() - started
     facts: dict[str, Any] = predictor.inspect()
     levels = f"{len(facts['levels'])} CPU levels, " if len(facts["levels"]) > 1 else ""
+    from ..runtime import machine
+
     typer.echo(
         f"{output}: {facts['n_trees']:,} trees, strategy {predictor.strategy} "
-        f"({facts['plan'][-1]['reason']}), {levels}{size(output.stat().st_size)}, {seconds:.1f} s"
+        f"({facts['plan'][-1]['reason']}), {levels}{size(output.stat().st_size)}, {seconds:.1f} s\n"
+        f"runs on {machine.requirement([level['target'] for level in facts['levels']])}"
     )

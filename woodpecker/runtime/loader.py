@@ -54,18 +54,27 @@ def _checked(path: Any) -> Path:
 
 def _mapped_bytes(data: mmap.mmap) -> int:
     """How long a file must be for the dynamic linker, which maps what an ELF header promises without looking at the
-    size: reading beyond the end kills the process (SIGBUS). 0 where it is no little-endian 64-bit ELF file."""
-    if data[:6] != b"\x7fELF\x02\x01" or len(data) < 64:
+    size: reading beyond the end kills the process (SIGBUS). 0 where it is no little-endian ELF file."""
+    if data[:4] != b"\x7fELF" or data[4] not in (1, 2) or data[5:7] != b"\x01\x01" or len(data) < 64:
         return 0
-    segments_at, sections_at = struct.unpack_from("<QQ", data, 32)
-    segment_size, segments, section_size, sections = struct.unpack_from("<4H", data, 54)
+    wide = data[4] == 2
+    at, offsets, sizes, header = (32, "<QQ", 54, 56) if wide else (28, "<II", 42, 32)
+    segments_at, sections_at = struct.unpack_from(offsets, data, at)
+    segment_size, segments, section_size, sections = struct.unpack_from("<4H", data, sizes)
     end = max(segments_at + segments * segment_size, sections_at + sections * section_size)
-    if segment_size < 56 or end > len(data):
-        return end
+    if segment_size < header or end > len(data):
+        return int(end)
     for at in range(segments_at, segments_at + segments * segment_size, segment_size):
-        offset, _, _, size = struct.unpack_from("<4Q", data, at + 8)
+        offset, _, _, size = (
+            struct.unpack_from("<4Q", data, at + 8) if wide else struct.unpack_from("<4I", data, at + 4)
+        )
         end = max(end, offset + size)
     return int(end)
+
+
+def _is_static(name: str) -> bool:
+    with open(name, "rb") as file:
+        return file.read(8) == b"!<arch>\n"
 
 
 def _open(name: str, symbol: str) -> Any:
@@ -118,6 +127,8 @@ def load(
         raise InputError(f"device must be None or 'cpu', found {device!r}: this version runs artifacts on CPUs")
     header = read_header(path, verify=verify)
     name = os.fspath(path)
+    if _is_static(name):
+        raise ArtifactError(f"{name} is a static library, to link into a C program: save() as a .so to load it")
     number = machine.check([level["target"] for level in header.manifest["levels"]], name)
     manifest = fmt.in_level(header.manifest, number)
     prefix, suffix = manifest["prefix"], manifest["suffix"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import platform
@@ -30,25 +31,81 @@ X86_FLAGS = {
     "cf": "apx", "zu": "apx", "ppx": "apx", "push2pop2": "apx",
 }  # fmt: skip
 
-MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+# LLVM's name of a CPU feature -> the bit of the auxiliary vector by which Linux reports it (its asm/hwcap.h): entry
+# AT_HWCAP, or AT_HWCAP2. The kernel gives these to every process, emulators included, while /proc/cpuinfo describes
+# the machine below an emulator.
+AARCH64_FLAGS = {
+    "fp-armv8": "hwcap.0", "neon": "hwcap.1", "lse": "hwcap.8", "fullfp16": "hwcap.10", "rdm": "hwcap.12",
+    "jsconv": "hwcap.13", "complxnum": "hwcap.14", "rcpc": "hwcap.15", "sha3": "hwcap.17", "dotprod": "hwcap.20",
+    "sve": "hwcap.22", "fp16fml": "hwcap.23", "lse2": "hwcap.25", "rcpc-immo": "hwcap.26", "flagm": "hwcap.27",
+    "sve2": "hwcap2.1", "altnzcv": "hwcap2.7", "fptoint": "hwcap2.8", "i8mm": "hwcap2.13", "bf16": "hwcap2.14",
+    "sme": "hwcap2.23", "wfxt": "hwcap2.31", "cssc": "hwcap2.34", "sve2p1": "hwcap2.36", "sme2": "hwcap2.37",
+    "mops": "hwcap2.43", "hbc": "hwcap2.44",
+}  # fmt: skip
+ARMV7_FLAGS = {
+    "neon": "hwcap.12", "vfp3d16": "hwcap.13", "vfp4d16": "hwcap.16", "hwdiv-arm": "hwcap.17", "hwdiv": "hwcap.18",
+    "d32": "hwcap.19",
+}  # fmt: skip
+# The bits are letters of the base architecture's name; what has a longer name is not among them and counts as absent.
+RISCV64_FLAGS = {name: f"hwcap.{ord(name) - ord('a')}" for name in "mafdcv"} | {
+    name: name for name in ("zba", "zbb", "zbs", "zbc", "zicond", "zfa", "zfh", "zcb", "b")
+}
+FLAGS = {"x86_64": X86_FLAGS, "aarch64": AARCH64_FLAGS, "armv7": ARMV7_FLAGS, "riscv64": RISCV64_FLAGS}
+"""Architecture -> LLVM's name of a CPU feature -> what `cpu_flags` holds where a CPU has it."""
+
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "armv7l": "armv7", "armv8l": "armv7"}
+LEAST = {"x86_64": "x86-64-v2", "aarch64": "aarch64", "armv7": "armv7", "riscv64": "riscv64"}
+"""Architecture -> the target whose code the most of its CPUs run."""
+BASELINE = {"aarch64": ("fp-armv8", "neon"), "armv7": ("vfp3d16",), "riscv64": ("m", "a", "f", "d", "c")}
+"""What the CPUs of an architecture have that code for it is made for at all."""
+LIBC = {"gnu": "glibc", "musl": "musl"}
+SYSTEMS = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
 
 
 def machine() -> str:
     """The architecture of this process, by LLVM's name."""
     name = platform.machine().lower()
+    if sys.maxsize < 2**32 and name in ("aarch64", "arm64"):  # as on a Raspberry Pi with a 32-bit system
+        return "armv7"
     return MACHINES.get(name, name)
 
 
 @functools.cache
+def libc() -> str:
+    """The C library of this process, a key of LIBC; "" where that is no question, beside Linux."""
+    if sys.platform != "linux":
+        return ""
+    try:
+        return "gnu" if os.confstr("CS_GNU_LIBC_VERSION") else "musl"
+    except (ValueError, OSError):
+        return "musl"
+
+
+@functools.cache
 def cpu_flags() -> frozenset[str] | None:
-    """The flags of this CPU as Linux reports them, or None where it does not."""
+    """What the operating system says that this CPU has, of the values of FLAGS; None: it does not say."""
+    if sys.platform != "linux":
+        return None
+    if machine() != "x86_64":
+        return _hwcaps()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("flags", "Features")):
+            if line.startswith("flags"):
                 return frozenset(line.split(":", 1)[1].split())
     except OSError:
         pass
     return None
+
+
+def _hwcaps() -> frozenset[str] | None:
+    """The bits of AT_HWCAP and AT_HWCAP2."""
+    try:
+        getauxval = ctypes.CDLL(None).getauxval
+    except (OSError, AttributeError):
+        return None
+    getauxval.restype, getauxval.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+    entries = {"hwcap": getauxval(16), "hwcap2": getauxval(26)}
+    return frozenset(f"{name}.{bit}" for name, word in entries.items() for bit in range(64) if word >> bit & 1)
 
 
 def runs(target: Mapping[str, Any]) -> bool:
@@ -88,26 +145,58 @@ def check(targets: Sequence[Mapping[str, Any]], path: str) -> int:
         InputError: see `choose`.
     """
     level = choose(targets)
-    if level is not None:
-        return level
+    if level is None:
+        raise ArtifactError(f"{path} was compiled for {why_not(targets)}")
+    return level
+
+
+def why_not(targets: Sequence[Mapping[str, Any]]) -> str:
+    """What targets that can't run here are, what this machine is, and what to do; for error messages."""
     if not _is_platform(targets[0]):  # all levels have one platform
-        raise ArtifactError(
-            f"{path} was compiled for {targets[0]['machine']} on {targets[0]['system']}; this is {machine()} on "
-            f"{sys.platform}. Compile the model for this machine"
+        here = {"system": sys.platform, "machine": machine(), "libc": libc()}
+        return (
+            f"{platform_text(targets[0])}; this is {platform_text(here)}. Compile the model for this machine"
+            f"{_on_another()}"
         )
     nearest = min(targets, key=lambda target: len(_absent(target)))
-    raise ArtifactError(
-        f"{path} was compiled for a {' or a '.join(target['cpu'] for target in targets)} and needs "
+    return (
+        f"a {' or a '.join(target['cpu'] for target in targets)} and needs "
         f"{'at least ' if len(targets) > 1 else ''}{', '.join(_absent(nearest))}, which this CPU has not. "
-        'Compile the model on this machine, or for an older CPU, such as target="x86-64-v2"'
+        f'Compile the model on this machine, or for an older CPU, such as target="{LEAST.get(machine(), "llvm")}"'
     )
 
 
+def _on_another() -> str:
+    """How to compile for this platform on any other."""
+    if sys.platform != "linux" or machine() not in LEAST or libc() != "gnu":
+        return ""
+    return f', or on another one with target="{LEAST[machine()]}"'
+
+
+def platform_text(target: Mapping[str, Any]) -> str:
+    """A platform, for people."""
+    system = SYSTEMS.get(target["system"], target["system"])
+    library = LIBC.get(target.get("libc", ""))
+    return f"{target['machine']} on {system}{f' with {library}' if library else ''}"
+
+
+def requirement(targets: Sequence[Mapping[str, Any]]) -> str:
+    """Where an artifact with these CPU levels runs, for people."""
+    least = min(targets, key=lambda target: len(target["features"]))
+    features = [f for f in least["features"] if f not in BASELINE.get(least["machine"], ())]
+    cpus = f"a CPU with {', '.join(features)}" if features else "any CPU"
+    here = "" if any(map(runs, targets)) else "; not on this machine"
+    return f"{platform_text(least)}, {cpus}{here}"
+
+
 def _is_platform(target: Mapping[str, Any]) -> bool:
-    return (target["system"], target["machine"]) == (sys.platform, machine())
+    """Whether a target of a manifest is for this system, architecture and C library."""
+    # Manifests of before artifacts were for other machines name no C library: their linker was the system's own.
+    same_libc = target.get("libc", libc()) == libc()
+    return same_libc and (target["system"], target["machine"]) == (sys.platform, machine())
 
 
 def _absent(target: Mapping[str, Any]) -> list[str]:
     """The features that code for ``target`` needs and this CPU has not."""
-    flags = cpu_flags()
-    return [] if flags is None else [name for name in target["features"] if X86_FLAGS.get(name, name) not in flags]
+    flags, names = cpu_flags(), FLAGS.get(target["machine"], {})
+    return [] if flags is None else [name for name in target["features"] if names.get(name, name) not in flags]

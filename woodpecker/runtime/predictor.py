@@ -7,16 +7,17 @@ the methods that the source model had, and no others.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tvm_ffi
 
-from ..errors import InputError, UnsupportedModelError
-from . import labels, outputs, threads
+from ..errors import InputError, TargetError, UnsupportedModelError
+from . import labels, machine, outputs, threads
 from .format import aligned
 from .rows import InputSpec, direct, read_rows
 
@@ -34,20 +35,25 @@ class Program:
             ``num_tasks`` as well.
         model: The blob: 64-byte aligned uint8, in memory that stays mapped as long as this object lives.
         manifest: See `woodpecker.manifest`; with the fields of the CPU level that runs, `format.in_level`.
-        save: Writes the artifact to a path, or None where it was not compiled here.
+        save: Writes the artifact, see `CompiledModel.save`; None where it was not compiled here.
         to_relax: Builds the Relax module for a dtype of X and a method, or None likewise.
     """
 
     entry: Callable[[str], Entry]
     model: np.ndarray
     manifest: Mapping[str, Any]
-    save: Callable[[Any], None] | None = None
+    save: Callable[..., None] | None = None
     to_relax: Callable[[str, str | None], Any] | None = None
+
+
+class _NotHereError(TargetError, AttributeError):
+    """Both: a caller sees why, and `hasattr` that the method is absent."""
 
 
 class CompiledModel:
     """A compiled model, which `save` writes to a file. `woodpecker.compile` returns a bare one where its target can't
-    run on this machine, else a `Predictor`.
+    run on this machine, else a `Predictor`. A bare one has no methods that predict: asking for one raises `TargetError`
+    (an `AttributeError` as well), which says where it can run.
 
     Attributes:
         n_features_in_: Columns of X.
@@ -73,13 +79,23 @@ class CompiledModel:
         if self._classes:
             self.classes_ = self._classes[0] if len(self._classes) == 1 else list(self._classes)
 
-    def save(self, path: Any) -> None:
-        """Write the artifact, one shared library, atomically. The same model and options give the same bytes.
+    def save(self, path: Any, *, format: str | None = None, symbol: str | None = None) -> str:
+        """Write the artifact, one library, atomically. The same model and options give the same bytes.
+
+        Args:
+            path: The file.
+            format: "shared": a shared library, which `load` and C programs load; "static": a static library, to link
+                into a C program; None: static where the name ends in .a or .lib, else shared.
+            symbol: The name of a C function that returns the model, beside the artifact's own, which is unique.
+
+        Returns:
+            A line for people: the path, its size, and where it runs.
 
         Raises:
             UnsupportedModelError: this predictor can't be saved: it was loaded, or has a callable post_transform.
-            TargetError: no C compiler was found, or it failed.
-            InputError: ``path`` is no path of a file.
+            TargetError: no C compiler was found, or it failed. MissingExtraError: the target is another platform, and
+                no compiler for that was found.
+            InputError: ``path`` is no path of a file, ``format`` is unknown, or ``symbol`` is no name of C.
             OSError: the path can't be written.
         """
         if self._post_transform is not None:
@@ -88,7 +104,9 @@ class CompiledModel:
             )
         if self._program.save is None:
             raise UnsupportedModelError("a loaded artifact can't be saved again: copy its file")
-        self._program.save(path)
+        self._program.save(path, format=format, symbol=symbol)
+        targets = [level["target"] for level in self._program.manifest["levels"]]
+        return f"{os.fspath(path)}: {os.path.getsize(path):,} bytes; runs on {machine.requirement(targets)}"
 
     def inspect(self) -> dict[str, Any]:
         """What is in the model, why it is compiled as it is, and for what: JSON values.
@@ -136,6 +154,19 @@ class CompiledModel:
         if method is not None and method not in known:
             raise InputError(f"method must be None or one of {', '.join(known) or 'none'}, found {method!r}")
         return self._program.to_relax(x_dtype, method)
+
+    if not TYPE_CHECKING:  # it would tell type checkers that there is every attribute
+
+        def __getattr__(self, name: str) -> Any:
+            program = self.__dict__.get("_program")
+            calls = () if program is None else ("predict_raw", "apply", *program.manifest["methods"])
+            if name not in calls:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            targets = [level["target"] for level in program.manifest["levels"]]
+            raise _NotHereError(
+                f"{name} can't run here: the model was compiled for {machine.why_not(targets)}. What is compiled "
+                "already runs where it is loaded: save() it, and load() the file there"
+            )
 
     def __repr__(self) -> str:
         source = self._program.manifest["source"]

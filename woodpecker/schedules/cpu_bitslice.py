@@ -15,13 +15,15 @@ from tvm.script.ir_builder import tirx as TB
 from ..layout import Layout
 from ..relay_ops import bitslice, circuit
 from ..relay_ops.predicate import Expr
-from . import cpu_bytes
+from . import cpu_bytes, cpu_neon
 from .cpu_bytes import AVX512, interleave, shuffled
 from .cpu_masks import heaps, mask_row, spare_rows, words_of
 from .tir import ITEMSIZE, Frame, Sink, const, register, scratch_view, vector_register
 
 CIRCUIT_WORDS = 4
 """Words at a time of a circuit: what is stored is soon read again, and Zen 4 does that faster by 256 bits than 512."""
+TOGETHER = 4
+"""Rows whose leaf values are added one after the other without a loop, where vectors can't look them up."""
 BIT_MATRICES = "bit_matrices"
 """The flag of layouts whose leaf numbers come from their bit planes by GFNI."""
 
@@ -35,6 +37,8 @@ def target_stages(layout: Layout, features: Collection[str]) -> Layout:
         stages |= Layout({}, {}, {"mask_words": words}, frozenset())
     if block == 8 and set(features) >= {*AVX512, "gfni"}:
         stages |= Layout({}, {}, {}, frozenset({BIT_MATRICES}))
+    if set(features) >= cpu_neon.FEATURES:
+        stages |= Layout({}, {}, {}, frozenset({cpu_neon.NEON}))
     return stages | cpu_bytes.byte_planes(layout, features)
 
 
@@ -122,7 +126,10 @@ def _expanded(frame: Frame, byte: int, g: int) -> Expr:
     M, total = scratch_view(frame, "uint64", frame.extra), None
     for bit in range(8 * byte, min(frame.signature.constant("bits"), 8 * byte + 8)):
         plane = M[const((circuit.FIRST + bit) * words_of(frame) + g)]
-        chosen = tirx.call_intrin("boolx64", "tirx.reinterpret", plane)
+        if cpu_neon.NEON in frame.signature.flags:
+            chosen = cpu_neon.chosen_by(plane)
+        else:
+            chosen = tirx.call_intrin("boolx64", "tirx.reinterpret", plane)
         one, zero = (tirx.Broadcast(const(v, "uint8"), 64) for v in (1 << (bit - 8 * byte), 0))
         part = tirx.Select(chosen, one, zero)
         total = part if total is None else total | part
@@ -178,12 +185,15 @@ def circuits(frame: Frame, t: Expr, group: Expr, sink: Sink) -> None:
             TB.buffer_store(numbers, some, [tirx.Ramp(const(byte * frame.lanes + g * 64), const(1), 64)])
     first = register(group * const(frame.lanes))
     base = register(t << const(bits))
-    with TB.serial(0, frame.lanes) as r:
-        at = register(_numbered(frame, r))
-        number = tirx.Cast("int32", numbers[at])
-        if bits > 8:
-            number = number + tirx.Cast("int32", numbers[at + const(frame.lanes)]) * const(256)
-        sink(t, first + r, register(base + number))
+    together = TOGETHER if cpu_neon.NEON in frame.signature.flags else 1
+    with TB.serial(0, frame.lanes // together) as some:
+        for j in range(together):
+            r = some * const(together) + const(j)
+            at = register(_numbered(frame, r))
+            number = tirx.Cast("int32", numbers[at])
+            if bits > 8:
+                number = number + tirx.Cast("int32", numbers[at + const(frame.lanes)]) * const(256)
+            sink(t, first + r, register(base + number))
 
 
 def add_by_byte_planes(frame: Frame, t: Expr, sums: Any) -> None:

@@ -16,6 +16,7 @@ from tvm.script.ir_builder import tirx as TB
 
 from ..layout import Layout
 from ..relay_ops.predicate import Expr
+from . import cpu_neon
 from .tir import ITEMSIZE, Frame, const, register, vector_register
 
 AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
@@ -23,9 +24,13 @@ BYTE_PLANES = "byte_planes"
 """The flag of layouts whose leaf values are byte planes."""
 
 
-LOOK_UPS: tuple[tuple[set[str], int, int], ...] = (({*AVX512, "avx512vbmi"}, 64, 8), ({"avx2"}, 16, 6))
+LOOK_UPS: tuple[tuple[set[str], int, int], ...] = (
+    ({*AVX512, "avx512vbmi"}, 64, 8),
+    ({"avx2"}, 16, 6),
+    (cpu_neon.FEATURES, 64, 6),
+)
 """Features, how many bytes an instruction looks one up among for each row, and up to which bits of a leaf number this
-was measured to be faster than a load for each row."""
+was measured to be faster than a load for each row; NEON: counted to be fewer instructions."""
 MAX_BYTES = 2**28
 
 
@@ -41,7 +46,8 @@ def byte_planes(layout: Layout, features: Collection[str]) -> Layout:
     by_byte = value.reshape(-1, 2**bits).view(np.uint8).reshape(-1, 2**bits, value.itemsize).transpose(0, 2, 1)
     planes = np.zeros((len(by_byte), value.itemsize, places), np.uint8)
     planes[:, :, : 2**bits] = by_byte
-    return Layout({}, {"value_bytes": planes.reshape(-1)}, {"looked_up": widths[0]}, frozenset({BYTE_PLANES}))
+    neon = {cpu_neon.NEON} if set(features) >= cpu_neon.FEATURES else set()
+    return Layout({}, {"value_bytes": planes.reshape(-1)}, {"looked_up": widths[0]}, frozenset({BYTE_PLANES, *neon}))
 
 
 def add_values(frame: Frame, t: Expr, sums: Any, numbered: Iterable[tuple[Expr, Expr]]) -> None:
@@ -54,6 +60,8 @@ def add_values(frame: Frame, t: Expr, sums: Any, numbered: Iterable[tuple[Expr, 
     size, places = ITEMSIZE[dtype], max(64, 2 ** frame.signature.constant("bits"))
     lanes = 64 // size
     look_up = {64: _look_up_64, 16: _look_up_16}[frame.signature.constant("looked_up")]
+    if cpu_neon.NEON in frame.signature.flags:
+        look_up = _look_up_neon
     table = register(t * const(size * places))
     column = register(frame.by_column(frame.tables["tree_output"][t], const(0)))
     for first, numbers in numbered:
@@ -98,6 +106,12 @@ def _look_up_16(frame: Frame, table: Expr, number: Expr) -> Expr:
             bit *= 2
         halves.append(vector_register(found[0]))
     return vector_register(tirx.Shuffle(halves, [const(i) for i in range(64)]))
+
+
+def _look_up_neon(frame: Frame, table: Expr, number: Expr) -> Expr:
+    planes = frame.tables["value_bytes"]
+    parts = [planes[tirx.Ramp(table + const(at), const(1), 16)] for at in range(0, 64, 16)]
+    return cpu_neon.look_up(parts, number)
 
 
 def interleave(planes: Sequence[Expr]) -> list[Expr]:

@@ -11,7 +11,7 @@ from tvm.script.ir_builder import tirx as TB
 from ..layout import Layout
 from ..relay_ops import bitslice, circuit
 from ..relay_ops.predicate import Expr
-from . import cpu_columns
+from . import cpu_columns, cpu_neon
 from .tir import Fill, Frame, const, register, scratch_view, vector_register
 
 MAX_LEVELS, MIN_LEVELS = bitslice.RANKS.bit_length(), bitslice.MIN_RANKED.bit_length()
@@ -97,6 +97,13 @@ def masks(frame: Frame, fill: Fill) -> None:
         _category_masks(frame, M, first + tables["piece_row"][tables["column_piece"][n_numeric]])
 
 
+def _word(frame: Frame, chosen: Expr) -> Expr:
+    """64 comparisons as a word of the mask matrix."""
+    if cpu_neon.NEON in frame.signature.flags:
+        return cpu_neon.word_of(chosen)
+    return tirx.call_intrin("uint64", "tirx.reinterpret", chosen)
+
+
 def _compare(frame: Frame, M: Any, column: Expr, row: Expr, begin: Expr, count: Expr) -> None:
     """One by one: 64 rows a comparison."""
     place = register(frame.place(column, const(0), const(0)))
@@ -104,7 +111,7 @@ def _compare(frame: Frame, M: Any, column: Expr, row: Expr, begin: Expr, count: 
         bound = tirx.Broadcast(register(frame.tables["bound"][begin + i]), 64)
         for g in range(words_of(frame)):
             values = frame.V[tirx.Ramp(place + const(64 * g, "int64"), const(1, "int64"), 64)]
-            word = tirx.call_intrin("uint64", "tirx.reinterpret", values <= bound)
+            word = _word(frame, values <= bound)
             TB.buffer_store(M, word, [(row + i) * const(words_of(frame)) + const(g)])
 
 
@@ -204,7 +211,7 @@ def _category_masks(frame: Frame, M: Any, first: Expr) -> None:
         number = tirx.Broadcast(register(tirx.Cast(whole, tables["rank_number"][i])), 64)
         for g in range(words_of(frame)):
             values = frame.V[tirx.Ramp(frame.place(column, const(0), const(64 * g)), const(1, "int64"), 64)]
-            word = tirx.call_intrin("uint64", "tirx.reinterpret", tirx.reinterpret(f"{whole}x64", values) == number)
+            word = _word(frame, tirx.reinterpret(f"{whole}x64", values) == number)
             TB.buffer_store(M, word, [(first_rank + i) * const(words_of(frame)) + const(g)])
     every = tirx.Ramp(const(0), const(1), words_of(frame))
     union = TB.alloc_buffer((words_of(frame),), "uint64", scope="global")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tvm
 
+from .. import toolchain
 from ..build import kernel
 from ..layout import Layout, Signature
 from ..levels import level_of
@@ -55,6 +56,14 @@ def write(code: Code, where: CpuTarget, entry: str, path: Path) -> None:
     """A shared library of one entry. The blob is not in it.
 
     Raises:
-        RuntimeError: the linker failed, or there is none.
+        TargetError: the linker failed, or there is none for this machine. MissingExtraError: there is none for the
+            target's platform.
     """
-    build(code, where, entry).export_library(str(path))
+    tools = toolchain.find(where.platform)
+
+    def link(output: str, objects: Sequence[str], **_: Any) -> None:
+        made = Path(output).absolute()
+        files = [str(Path(name).absolute()) for name in objects]
+        tools.run(["-shared", "-fPIC", *files, "-o", str(made), "-lm"], made.parent, made.name)
+
+    build(code, where, entry).export_library(str(path), fcompile=link)

@@ -1,0 +1,165 @@
+"""Compilers and linkers for other platforms: which one is taken, what is said where there is none, what comes out."""
+
+from __future__ import annotations
+
+import importlib.util
+import struct
+from pathlib import Path
+
+import pytest
+
+import woodpecker as wp
+from woodpecker import toolchain
+from woodpecker.errors import ArtifactError, MissingExtraError, TargetError
+from woodpecker.platforms import SUPPORTED, Platform, of_triple, triple
+from woodpecker.runtime.loader import read_header
+from woodpecker.targets import resolve
+
+from .gallery import ALONE, grown
+from .qemu_support import needs_zig
+
+AARCH64 = Platform("linux", "aarch64", "gnu")
+MUSL = Platform("linux", "aarch64", "musl")
+WALK = {"strategy": "tree_traversal", **ALONE["tree_traversal"]}
+
+
+@pytest.fixture(scope="module", name="forest")
+def forest_fixture():
+    return grown(31, 8, 4, base_score=0.5)
+
+
+@pytest.fixture(name="bare")
+def bare_fixture(monkeypatch, tmp_path):
+    """A machine with no compiler at all; the folder is its PATH."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    return tmp_path
+
+
+def program(path: Path, says: str = "") -> str:
+    path.write_text(f"#!/bin/sh\necho '{says}'\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+class TestChoice:
+    @pytest.mark.usefixtures("bare")
+    def test_none(self):
+        with pytest.raises(
+            MissingExtraError, match=r"aarch64 on linux \(gnu\) needs .*'woodpecker\[cross\]', or on Deb.*gcc-aarch64"
+        ):
+            toolchain.find(AARCH64)
+        with pytest.raises(MissingExtraError, match=r"pip install 'woodpecker\[cross\]'$"):
+            toolchain.find(MUSL)
+        with pytest.raises(MissingExtraError, match=r"win32 needs .*pip install 'woodpecker\[cross\]'$"):
+            toolchain.find(Platform("win32", "x86_64", ""))
+
+    @pytest.mark.usefixtures("bare")
+    def test_nothing_is_written_without_one(self, forest, tmp_path):
+        with pytest.raises(MissingExtraError):
+            wp.compile(forest, target="aarch64", **WALK).save(tmp_path / "m.so")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_cross_compiler_of_the_system(self, bare):
+        program(bare / "aarch64-linux-gnu-gcc")
+        assert toolchain.find(AARCH64).command == ("aarch64-linux-gnu-gcc",)
+        with pytest.raises(MissingExtraError):
+            toolchain.find(MUSL)
+
+    def test_zig_comes_first(self, bare):
+        program(bare / "aarch64-linux-gnu-gcc")
+        found = program(bare / "zig")
+        assert toolchain.find(AARCH64).command == (found, "cc", "-target", "aarch64-linux-gnu.2.17")
+
+    @pytest.mark.parametrize(
+        ("says", "platform"),
+        [
+            ("aarch64-poky-linux", AARCH64),
+            ("aarch64-linux-gnu", AARCH64),
+            ("aarch64-unknown-linux-musl", MUSL),
+            ("arm-linux-gnueabihf", Platform("linux", "armv7", "gnu")),
+            ("riscv64-linux-gnu", Platform("linux", "riscv64", "gnu")),
+        ],
+    )
+    def test_the_variable_where_it_makes_such_code(self, bare, monkeypatch, says, platform):
+        found = program(bare / "mycc", says)
+        monkeypatch.setenv("CC", f"{found} --sysroot=/x")
+        assert toolchain.find(platform).command == (found, "--sysroot=/x")
+        other = AARCH64 if platform != AARCH64 else MUSL
+        with pytest.raises(MissingExtraError):
+            toolchain.find(other)
+
+    def test_a_variable_that_is_no_command(self, monkeypatch):
+        monkeypatch.setenv("CC", '"')
+        with pytest.raises(TargetError, match="which is no command"):
+            toolchain.find(AARCH64)
+
+    @pytest.mark.usefixtures("bare")
+    def test_a_compiler_that_fails(self, forest, tmp_path):
+        (tmp_path / "zig").write_text("#!/bin/sh\necho no such target >&2; exit 1\n")
+        (tmp_path / "zig").chmod(0o755)
+        with pytest.raises(TargetError, match=r"(?s)the C compiler failed: .*zig cc -target aarch64.*no such target"):
+            wp.compile(forest, target="aarch64", **WALK).save(tmp_path / "m.so")
+        assert [p.name for p in tmp_path.iterdir()] == ["zig"]
+
+
+class TestPlatforms:
+    @pytest.mark.parametrize("platform", SUPPORTED, ids=triple)
+    def test_a_triple_means_its_platform(self, platform):
+        assert of_triple(triple(platform), "x") == platform
+        assert resolve(triple(platform)).platform == platform
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "armv7-linux-gnueabi",
+            "armv7-linux",
+            "x86_64-linux-gnux32",
+            "aarch64-linux-gnu_ilp32",
+            "aarch64_be-linux-gnu",
+            "x86_64-pc-windows-msvc",
+            "riscv32-linux-gnu",
+            "aarch64-linux-android",
+            "x86_64-apple-macosx",
+        ],
+    )
+    def test_other_triples_are_refused(self, text):
+        with pytest.raises(
+            TargetError, match=f"is for {text}, which this version does not compile for; it does for x86"
+        ):
+            of_triple(text, "x")
+
+
+def machine_of(data: bytes) -> tuple[int, int]:
+    """(class, machine) of an ELF header: 1 and 2 are 32 and 64 bits."""
+    assert data[:4] == b"\x7fELF"
+    return data[4], struct.unpack_from("<H", data, 18)[0]
+
+
+@needs_zig
+class TestArtifacts:
+    @pytest.mark.parametrize(
+        ("target", "expected"),
+        [("aarch64", (2, 183)), ("armv7", (1, 40)), ("riscv64", (2, 243)), ("x86_64-linux-musl", (2, 62))],
+    )
+    def test_linked_for_linux(self, forest, tmp_path, target, expected):
+        compiled = wp.compile(forest, target=target, **WALK)
+        compiled.save(tmp_path / "m.so")
+        data = (tmp_path / "m.so").read_bytes()
+        assert machine_of(data) == expected
+        header = read_header(tmp_path / "m.so", verify=True)
+        prefix = header.manifest["prefix"].encode()
+        for name in (b"raw_f32", b"apply_f64", b"raw_f64_parallel", b"model"):
+            assert b"__tvm_ffi_" + prefix + b"_" + name + b"\0" in data
+        assert header.manifest["levels"][0]["target"] == resolve(target).manifest()
+        compiled.save(tmp_path / "again.so")
+        assert data == (tmp_path / "again.so").read_bytes(), "the same model gives the same bytes"
+
+    def test_a_truncated_one(self, forest, tmp_path):
+        wp.compile(forest, target="armv7", **WALK).save(tmp_path / "m.so")
+        data = (tmp_path / "m.so").read_bytes()
+        for cut in (len(data) - 1, len(data) // 2, 40):
+            (tmp_path / "m.so").write_bytes(data[:cut])
+            with pytest.raises(ArtifactError):
+                read_header(tmp_path / "m.so")
