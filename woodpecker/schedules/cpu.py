@@ -145,6 +145,8 @@ def entry(
             lanes = LANES[signature.strategy](signature)
             frames.append(new_frame(signature, args, value_dtype, lanes, trees_of(signature), number))
         last = frames[-1]
+        if kind == "apply":  # seldom called: the steps between are not worth the time that compiling them takes
+            frames = [frames[0], last][-len(frames) :]
 
         def blocks(frame: Frame, begin: Expr, end: Expr, scratch: Expr) -> None:
             def body(first: Expr, row: Callable[[Expr], Expr], count: Expr, groups: Expr) -> None:
