@@ -47,12 +47,13 @@ class TestChoice:
     @pytest.mark.usefixtures("bare")
     def test_none(self):
         with pytest.raises(
-            MissingExtraError, match=r"aarch64 on linux \(gnu\) needs .*'woodpecker\[cross\]', or on Deb.*gcc-aarch64"
+            MissingExtraError,
+            match=r"aarch64 on Linux with glibc needs .*'woodpecker\[cross\]', or on Deb.*gcc-aarch64",
         ):
             toolchain.find(AARCH64)
         with pytest.raises(MissingExtraError, match=r"pip install 'woodpecker\[cross\]'$"):
             toolchain.find(MUSL)
-        with pytest.raises(MissingExtraError, match=r"win32 needs .*pip install 'woodpecker\[cross\]'$"):
+        with pytest.raises(MissingExtraError, match=r"x86_64 on Windows needs .*pip install 'woodpecker\[cross\]'$"):
             toolchain.find(Platform("win32", "x86_64", ""))
 
     @pytest.mark.usefixtures("bare")
