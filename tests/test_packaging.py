@@ -69,8 +69,10 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     names, _, _ = built
     inside = {name for name in names if ".dist-info/" not in name}
     logs = (p for p in (ROOT / "tuning_logs").rglob("*") if p.suffix in (".md", ".jsonl"))
-    assert inside == package_files() | {f"woodpecker/{p.relative_to(ROOT).as_posix()}" for p in logs}
-    assert {"woodpecker/tuning_logs/README.md", "woodpecker/py.typed", "woodpecker/runtime/c/launcher.c"} <= inside
+    placed = {f"woodpecker/{p.relative_to(ROOT).as_posix()}" for p in logs} | {"woodpecker/LICENSE"}
+    assert inside == package_files() | placed
+    assert {"woodpecker/tuning_logs/README.md", "woodpecker/py.typed"} <= inside
+    assert {f"woodpecker/runtime/c/{name}" for name in ("woodpecker.h", "artifact.c", "predict.c")} <= inside
 
 
 def test_shipped_tuning_records_are_found_in_the_wheel_and_in_a_checkout(dist, tmp_path):

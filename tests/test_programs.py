@@ -1,55 +1,54 @@
-"""Kernels for CPUs without an apache-tvm-ffi wheel, linked into a C program and run under QEMU.
+"""Static libraries for other architectures, linked into a C program and run under QEMU: `woodpecker.h` without Python.
 
 32-bit ARM has 32-bit pointers, and vector units that take denormal numbers for zero; 64-bit RISC-V has no vectors.
 """
 
 from __future__ import annotations
 
-import subprocess
-from pathlib import Path
+import shutil
+import sys
 
-import numpy as np
 import pytest
 
-from woodpecker import reference, toolchain
-from woodpecker.runtime.loader import read_header
-
+from .c_support import SIZES, SOURCES, expected, make, run
 from .gallery import FORESTS, compiled, fitting, rows
-from .qemu_support import emulator, on_qemu
-from .support import assert_bits_equal, in_turn
+from .qemu_support import emulator, needs_zig
+from .support import in_turn
 
-DEVICE = Path(__file__).parent / "device.c"
-TARGETS = {"armv7-linux-musleabihf": "arm", "riscv64-linux-musl": "riscv64"}
+TARGETS = {
+    "armv7-linux-musleabihf": ("arm", "arm-linux-musleabihf", "-mcpu=generic+v7a+vfp3d16"),
+    "riscv64-linux-musl": ("riscv64", "riscv64-linux-musl", "-mcpu=baseline_rv64"),
+    "aarch64-linux-musl": ("aarch64", "aarch64-linux-musl"),
+}
+
+
+def installed(arch: str) -> str | None:
+    """QEMU's user emulator, of .ci/run's or of the system."""
+    return shutil.which(emulator(arch)) or shutil.which(f"qemu-{arch}") or shutil.which(f"qemu-{arch}-static")
 
 
 @pytest.mark.full
-@on_qemu
+@pytest.mark.qemu
+@needs_zig
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(("name", "strategy"), fitting("programs"))
-def test_bits(target, name, strategy, tmp_path, monkeypatch):
+def test_bits(target, name, strategy, tmp_path):
     if target not in in_turn(list(TARGETS), name):
         pytest.skip("the short form takes one target a forest")
+    arch, *flags = TARGETS[target]
+    qemu = installed(arch)
+    if qemu is None:
+        pytest.skip(f"there is no qemu-{arch}")
     forest = FORESTS[name]()
-    acc = f"-DACC_BYTES={forest.values.dtype.itemsize}"
-
-    def program(_, sources, output):
-        return ["-O2", "-static", acc, str(DEVICE), *sources, "-o", output, "-lm", "-lpthread"]
-
-    monkeypatch.setattr(toolchain, "shared_library", program)
-    compiled(forest, strategy, target=target).save(tmp_path / "program")
-    header = read_header(tmp_path / "program")
-    scratch = header.manifest["levels"][0]["scratch_bytes"]
-    for dtype in ("float32", "float64"):
-        X = rows(forest, 1100, 1, dtype)
-        X.tofile(tmp_path / "X")
-        for kind, function in (("raw", reference.predict_raw), ("apply", reference.apply)):
-            want = function(forest, X)
-            for n in (9, len(X)):
-                sizes = map(str, (n, forest.n_features, want.shape[1], scratch, header.length))
-                command = [emulator(TARGETS[target]), "./program", f"{kind}_f{dtype[-2:]}", "X", "out", *sizes]
-                subprocess.run(command, cwd=tmp_path, check=True)
-                got = np.fromfile(tmp_path / "out", want.dtype).reshape(-1, want.shape[1])
-                if kind == "raw":
-                    assert_bits_equal(got, want[:n])
-                else:
-                    np.testing.assert_array_equal(got, want[:n])
+    native = compiled(forest, strategy)
+    cross = compiled(forest, strategy, target={"kind": "llvm", "mtriple": target})
+    cross.save(tmp_path / "m.a", symbol="the_model")
+    zig = (sys.executable, "-m", "ziglang", "cc", "-target", *flags)
+    program = make(SOURCES / "run.c", tmp_path / "run", "-static", "-DMODEL=the_model", tmp_path / "m.a", compiler=zig)
+    for number, what in enumerate(("raw", "apply")):
+        for dtype in ("float32", "float64"):
+            X = rows(forest, sum(SIZES), number, dtype)
+            assert run([qemu, program], X, what, tmp_path, threads=1 + number) == expected(native, what, X), (
+                what,
+                dtype,
+            )

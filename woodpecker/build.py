@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import tvm
 
-from . import toolchain
+from . import c_config, toolchain
 from .layout import Signature
 from .levels import Level
 from .manifest import ENTRIES, TERMS
@@ -40,8 +40,8 @@ def _new_lock() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_new_lock)
 
-EXPORTED = "__tvm_ffi_"
-LAUNCHER = Path(__file__).parent / "runtime" / "c" / "launcher.c"
+SOURCES = Path(__file__).parent / "runtime" / "c"
+C_SOURCES = ("artifact.c", "woodpecker.h", "cpu.h", "ffi.h", "pool.h")
 
 
 def kernel(
@@ -108,52 +108,56 @@ def _jit(function: tvm.tirx.PrimFunc, config: str) -> Any:
 def export(
     path: str | os.PathLike[str],
     levels: Sequence[Level],
-    links: Sequence[Mapping[str, Any]],
-    prefix: str,
+    manifest: Mapping[str, Any],
     blob: np.ndarray,
+    *,
+    format: str | None = None,
+    symbol: str | None = None,
 ) -> None:
-    """Write the shared library: kernels of every level, model, launcher. Atomic; the same input gives the same bytes.
+    """Write the artifact: kernels of every level, model, C interface. Atomic; the same input gives the same bytes.
+
+    Args:
+        path: The file.
+        levels: The CPU levels.
+        manifest: The manifest.
+        blob: The model, with that manifest in it.
+        format, symbol: See `CompiledModel.save`.
 
     Raises:
-        TargetError: there is no C compiler, or it failed. MissingExtraError: the target is another platform, and there
-            is no compiler for that.
-        InputError: ``path`` is no path.
+        TargetError: there is no C compiler or archiver, or it failed. MissingExtraError: the target is another
+            platform, and there is no compiler for that.
+        InputError: ``path`` is no path, or ``format`` or ``symbol`` is wrong.
         OSError: the path can't be written.
     """
-    final = check_output(check_path(path))
+    final = check_path(path)
+    shared = c_config.check_format(format, final) == "shared"
+    symbol = c_config.check_symbol(symbol)
+    final = check_output(final)
     platform = levels[0].target.platform
     tools = toolchain.find(platform)
+    archiver = None if shared else toolchain.archiver(tools)
     with tempfile.TemporaryDirectory(prefix="woodpecker-") as name:
         folder = Path(name)
         objects = [f"kernels{level.suffix}.o" for level in levels]
         for level, file in zip(levels, objects, strict=True):
-            _write_kernels(folder / file, level, links, prefix)
+            _write_kernels(folder / file, level, manifest["links"], manifest["prefix"])
         blob.tofile(folder / "model.bin")
-        shutil.copy(LAUNCHER, folder / "launcher.c")
-        macros = {
-            "WP_PREFIX": prefix,
-            "WP_BLOB": '"model.bin"',
-            "WP_KERNELS(M)": " ".join(
-                f"M({name},{level.suffix},{_shared(level, name)},{level.scratch_bytes})"
-                for level in levels
-                for name in (*_entries(level), *(f"link_{i}" for i in range(len(links))))
-            ),
-        }
-        (folder / toolchain.EXPORTS).write_text(toolchain.version_script(EXPORTED))
-        # The lowest level first: of helpers that several objects define, the linker takes the first.
-        link = toolchain.shared_library(platform, ["launcher.c", *objects], "model.so")
-        tools.run([*(f"-D{k}={v}" for k, v in macros.items()), *link], folder, "model.so")
-        with atomic_path(final, mode=0o777) as staged:
-            shutil.copyfile(folder / "model.so", staged)
+        for source in C_SOURCES:
+            shutil.copy(SOURCES / source, folder)
+        (folder / "config.h").write_text(c_config.config(manifest, blob.nbytes, shared=shared, symbol=symbol))
+        made = "model.so" if shared else "model.a"
+        if archiver is None:
+            (folder / toolchain.EXPORTS).write_text(c_config.version_script(manifest["prefix"], symbol))
+            tools.run(toolchain.shared_library(platform, ["artifact.c", *objects], made), folder, made)
+        else:
+            tools.run(toolchain.object_file(platform, "artifact.c", "artifact.o"), folder, "artifact.o")
+            archiver.run(["rcsD", made, "artifact.o", *objects], folder, made)
+        with atomic_path(final, mode=0o777 if shared else 0o666) as staged:
+            shutil.copyfile(folder / made, staged)
 
 
 def _entries(level: Level) -> tuple[str, ...]:
     return ENTRIES if level.terms is None else (*ENTRIES, *TERMS)
-
-
-def _shared(level: Level, entry: str) -> int:
-    """What the launcher shares the range of an entry out in: rows, or single groups of trees."""
-    return 1 if entry in TERMS else level.shared_rows
 
 
 def _write_kernels(file: Path, level: Level, links: Sequence[Mapping[str, Any]], prefix: str) -> None:
@@ -168,3 +172,22 @@ def _write_kernels(file: Path, level: Level, links: Sequence[Mapping[str, Any]],
     with _lock:
         executable = tvm.compile(tvm.IRModule(functions), target=tvm_target(level.target.config))
     executable.mod.write_to_file(str(file))
+    file.write_bytes(own_names(file.read_bytes(), prefix, level.suffix))
+
+
+def own_names(code: bytes, prefix: str, suffix: str = "") -> bytes:
+    """An object file in which what TVM's code has in common with other models' code has names of its own.
+
+    These are the one function of libtvm_ffi that the code calls, which `runtime/c/artifact.c` provides, and
+    conversions of float16 that LLVM adds to every object: a linker would take the first of several, which may be code
+    for another CPU. A name is replaced by one of the same length, so that the object stays as it is otherwise.
+    """
+    unique, level = prefix.removeprefix("wp_"), suffix.removeprefix("_level").rjust(2, "_")
+    names = {
+        "TVMFFIErrorSetRaisedFromCStrParts": f"{prefix}_ffi_set_error",
+        "__extendhfsf2\0": f"x{unique[:10]}{level}\0",
+        "__truncsfhf2\0": f"t{unique[:9]}{level}\0",
+    }
+    for old, new in names.items():
+        code = code.replace(old.encode(), new.encode())
+    return code

@@ -87,7 +87,7 @@ def compile(
         entry=jit(best, links),
         model=blob,
         manifest=in_level(manifest, number),
-        save=lambda path: export(path, levels, links, manifest["prefix"], blob),
+        save=lambda path, **form: export(path, levels, manifest, blob, **form),
         to_relax=lambda x_dtype, method: build_module(
             canonical, x_dtype, forest.methods[method] if method else None, best.plan
         ),

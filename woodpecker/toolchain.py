@@ -19,6 +19,8 @@ from .platforms import Platform, here
 from .runtime import machine
 
 EXPORTS = "exports.map"
+# Some compilers check buffers unasked, by functions that musl does not have.
+_FLAGS = ("-O2", "-ffp-contract=off", "-U_FORTIFY_SOURCE")
 
 # The oldest glibc that zig links for on an architecture: what it makes runs on every newer one.
 _GLIBC = {"x86_64": "2.17", "aarch64": "2.17", "armv7": "2.17", "riscv64": "2.27"}
@@ -74,11 +76,7 @@ def find(platform: Platform) -> Toolchain:
         TargetError: there is none for this machine, or CC is no command.
         MissingExtraError: there is none for the other platform; the message says what installs one.
     """
-    setting = os.environ.get("CC", "")
-    try:
-        wanted = shlex.split(setting)
-    except ValueError as error:
-        raise TargetError(f"the environment variable CC holds {setting!r}, which is no command: {error}") from None
+    wanted = _setting("CC")
     if platform == here():
         for command in [wanted] if wanted else [["cc"], ["gcc"], ["clang"]]:
             if found := _runnable(command):
@@ -105,8 +103,8 @@ def find(platform: Platform) -> Toolchain:
 
 def shared_library(platform: Platform, sources: Sequence[str], output: str) -> list[str]:
     """The arguments that link a shared library of C sources and objects. On Linux it exports what the file EXPORTS
-    says, see `version_script`; elsewhere what the sources themselves mark."""
-    flags = ["-O2", "-shared"]
+    says, a version script; elsewhere what the sources themselves mark."""
+    flags = [*_FLAGS, "-shared"]
     if platform.system == "win32":
         return [*flags, *sources, "-Wl,-s", "-o", output]
     flags += ["-fPIC", "-fvisibility=hidden"]
@@ -122,9 +120,44 @@ def shared_library(platform: Platform, sources: Sequence[str], output: str) -> l
     return [*flags, *sources, *link, "-o", output, "-lm", "-lpthread"]
 
 
-def version_script(exported: str) -> str:
-    """A linker's list of the symbols to export."""
-    return f"{{ global: {exported}*; local: *; }};\n"
+def object_file(platform: Platform, source: str, output: str) -> list[str]:
+    """The arguments that compile a C source to an object of a static library."""
+    position = [] if platform.system == "win32" else ["-fPIC", "-fvisibility=hidden"]
+    return [*_FLAGS, *position, "-c", source, "-o", output]
+
+
+def archiver(tools: Toolchain) -> Toolchain:
+    """The program that makes static libraries of what a toolchain compiles: the command of the environment variable
+    AR, else the one that belongs to the compiler, else ar or llvm-ar.
+
+    Raises:
+        TargetError: there is none, or AR is no command.
+    """
+    usual = [["ar"], ["llvm-ar"]]
+    if wanted := _setting("AR"):
+        usual = [wanted]
+    elif tools.name == "zig":
+        return Toolchain("zig ar", (*tools.command[: tools.command.index("cc")], "ar"), tools.environment)
+    elif tools.name.endswith("-linux-gnu-gcc") or tools.name.endswith("-linux-gnueabihf-gcc"):
+        usual = [[f"{tools.name.removesuffix('-gcc')}-ar"]]
+    for command in usual:
+        if found := _runnable(command):
+            return Toolchain(command[0], found)
+    raise TargetError(
+        f"saving a static library needs the program {usual[0][0]}, and it was not found: install binutils (Debian: apt "
+        "install binutils), or set the environment variable AR"
+    )
+
+
+def _setting(variable: str) -> list[str]:
+    """The command that an environment variable holds; empty where it is not set."""
+    setting = os.environ.get(variable, "")
+    try:
+        return shlex.split(setting)
+    except ValueError as error:
+        raise TargetError(
+            f"the environment variable {variable} holds {setting!r}, which is no command: {error}"
+        ) from None
 
 
 def _runnable(command: Sequence[str]) -> tuple[str, ...] | None:

@@ -1,4 +1,4 @@
-"""The command line: ``woodpecker compile | predict | inspect | verify | bench | tune | measure | device``.
+"""The command line: ``woodpecker compile | predict | inspect | verify | bundle | bench | tune | measure | device``.
 
 Each command is a module of its own, `app` joins them, and `common` holds what they share. Nothing heavy is imported
 before a command needs it.

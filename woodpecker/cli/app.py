@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import bench, compile, device, inspect, measure, predict, tune, verify
+from . import bench, bundle, compile, device, inspect, measure, predict, tune, verify
 from .common import BAD_INPUT, EXIT_CODES, OK, flushed, report
 
 app = typer.Typer(
@@ -48,7 +48,7 @@ def top(
     """
 
 
-for _module in (compile, predict, inspect, verify, bench, tune, measure):
+for _module in (compile, predict, inspect, verify, bundle, bench, tune, measure):
     app.command(_module.__name__.rpartition(".")[2], epilog=EXIT_CODES)(_module.main)
 app.add_typer(device.app, name="device")
 

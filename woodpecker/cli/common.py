@@ -184,9 +184,9 @@ def check_input(path: Path) -> None:
 
 
 def is_artifact(path: Path) -> bool:
-    """Whether the file is a shared library, by its first bytes."""
+    """Whether the file is a library, by its first bytes."""
     with path.open("rb") as file:
-        return file.read(4) == b"\x7fELF"
+        return file.read(8).startswith((b"\x7fELF", b"!<arch>\n"))
 
 
 def size(n: float) -> str:

@@ -18,7 +18,9 @@ def main(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="XGBoost .json or .ubj, or LightGBM .txt file.", show_default=False)
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The .so to write.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The .so to write, or a static library .a.", show_default=False)
+    ],
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -43,15 +45,19 @@ def main(
     iteration_range: Annotated[
         str | None, typer.Option(metavar="START:STOP", help="Compile these boosting rounds only.")
     ] = None,
+    symbol: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A name for the C function that returns the model.", show_default=False),
+    ] = None,
     tuning_logs: Annotated[
         list[Path] | None,
         typer.Option(help="Tuning records to look into, instead of the user's; may be repeated.", show_default=False),
     ] = None,
 ) -> None:
-    """Compile MODEL to a shared library.
+    """Compile MODEL to a shared library, or to a static one.
 
     The result predicts with the bits of the library that trained the model. It runs where numpy and apache-tvm-ffi
-    are installed; neither the compiler nor that library is needed there.
+    are installed, and from C without Python; neither the compiler nor that library is needed there.
 
     \b
     Examples:
@@ -86,7 +92,7 @@ def main(
             tuning_logs=tuning_logs or None,
             **options,
         )
-        predictor.save(output)
+        predictor.save(output, symbol=symbol)
     seconds = time.perf_counter() - started
     facts: dict[str, Any] = predictor.inspect()
     levels = f"{len(facts['levels'])} CPU levels, " if len(facts["levels"]) > 1 else ""

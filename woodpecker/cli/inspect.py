@@ -40,6 +40,7 @@ def main(
 
 
 def _artifact(path: Path) -> dict[str, Any]:
+    from ..c_config import getter
     from ..runtime import machine
     from ..runtime.format import in_level
     from ..runtime.loader import read_header
@@ -66,6 +67,7 @@ def _artifact(path: Path) -> dict[str, Any]:
             for number, each in enumerate(whole["levels"])
         ],
         "producer": manifest["producer"],
+        "c_function": getter(whole["prefix"]),
     }
 
 
@@ -128,6 +130,7 @@ def _show(path: Path, facts: Mapping[str, Any]) -> None:
         several = f"; {strategies}{'; runs here' if level['in_use'] else ''}" if len(levels) > 1 else ""
         rows[f"CPU level {number}" if several else "target"] = _target(level["target"]) + several
     if levels:
+        rows["C function"] = facts["c_function"]
         rows["made by"] = ", ".join(f"{name} {version}" for name, version in facts["producer"].items())
     else:
         rows["target"] = "not compiled"

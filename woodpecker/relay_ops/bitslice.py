@@ -60,6 +60,8 @@ LOOPED_DEPTH = 6
 OPERATION_NS, PADDED_NS = 1.4, 0.55
 """Measured, per block: a multiplexer of a circuit, and a node of a padded tree."""
 
+NARROW = {128: (0.65, 0.35), 256: (0.72, 0.58)}
+"""Rows of a block -> measured parts of what 512 cost: trees, and all else."""
 MAX_BITS = 12
 MAX_BYTES = 2**28
 MAX_SET_BITS = 2**27
@@ -94,7 +96,7 @@ def space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
     return {"rows": (128, 256, 512)}
 
 
-def cost(canonical: Canonical, rows: int) -> float:
+def cost(canonical: Canonical, rows: int, block_rows: int = ROWS) -> float:
     """Estimated ns per row, of a whole block's cost."""
     leaves = tree_leaves(canonical.forest).astype(np.float64)
     padded = perfect(canonical)
@@ -114,8 +116,9 @@ def cost(canonical: Canonical, rows: int) -> float:
     )
     if predicate_rows(canonical) * 64 > CACHE_BYTES:
         masks *= 1.5
-    block = trees + masks + canonical.forest.n_trees * leaf_stage + ROW_NS * ROWS
-    return block / min(max(rows, 1), ROWS) + columns_ns(canonical, tiled=True)
+    trees_part, rest_part = NARROW.get(block_rows, (1.0, 1.0))
+    block = trees * trees_part + (masks + canonical.forest.n_trees * leaf_stage + ROW_NS * ROWS) * rest_part
+    return block / min(max(rows, 1), block_rows) + columns_ns(canonical, tiled=True)
 
 
 def perfect(canonical: Canonical) -> int:

@@ -8,10 +8,13 @@ trees at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations, pairwise
 from types import ModuleType
 from typing import Any
+
+import numpy as np
 
 from ..errors import StrategyError
 from ..predicates import Canonical
@@ -20,16 +23,18 @@ from .options import MANY_TREES, WALKS, resolve
 
 STRATEGIES: dict[str, ModuleType] = {m.NAME: m for m in (gemm, tree_traversal, perfect_tree_traversal, bitslice, scan)}
 WALKING = {m.NAME: m for m in (perfect_tree_traversal, tree_traversal)}
-TOGETHER = {
-    bitslice.NAME: (bitslice.ROWS,),
-    scan.NAME: tuple(vectors * scan.LEAST_ROWS for vectors in scan.VECTORS),
+TOGETHER: dict[str, Callable[[Mapping[str, int]], tuple[int, ...]]] = {
+    bitslice.NAME: lambda options: (options["rows"],),
+    scan.NAME: lambda options: tuple(n for v in scan.VECTORS if (n := v * scan.LEAST_ROWS) <= options["rows"]),
 }
-"""Strategies that compute many rows at once -> how many; fewer cost as much as the next of these."""
+"""Strategies that compute many rows at once -> how many, by their options; fewer cost as much as the next of these."""
 
 TYPICAL_ROWS = 1024
 """The batch that `auto` chooses for."""
 MAX_STEPS_OF_PLAN = 4
 """Each step is code of its own in every entry."""
+STEP_PAYS = 0.05
+"""How much less, in the mean over row counts, a plan has to cost for each step more."""
 MAX_MIN_ROWS = 512
 """Beyond the rows of the largest group no step loses to the one before it."""
 
@@ -136,44 +141,72 @@ def _options(canonical: Canonical, module: ModuleType, given: Mapping[str, Any])
 
 
 def _with_few_rows(canonical: Canonical, step: Step, given: Mapping[str, Any]) -> tuple[Step, ...]:
-    """The step, and before it those for the row counts at which another is cheaper, unless the user's options rule."""
+    """The step, and before it those for the row counts at which others are cheaper, unless the user's options rule."""
     if step.strategy in WALKING:
         return (step,) if {"trees", "interleave"} & set(given) else _with_lone_rows(canonical, step, TYPICAL_ROWS)
     if step.strategy not in TOGETHER or step.options["min_rows"] == 1:
         return (step,)
     walks = [m for m in WALKING.values() if m.applicable(canonical, {}) is None]
-    others = [min(walks, key=lambda m: float(m.cost(canonical, TYPICAL_ROWS))).NAME]
-    if step.strategy == bitslice.NAME and scan.applicable(canonical, {}) is None:
-        others.append(scan.NAME)
-    most = min(TOGETHER[step.strategy][0], step.options["rows"])
-    totals = {name: _totals(canonical, name, most) for name in (step.strategy, *others)}
-    cheapest = [min(others, key=lambda name: totals[name][n]) for n in range(most)]
-    dearer = (n for n in range(1, most) if totals[cheapest[n]][n] >= totals[step.strategy][n])
-    least = step.options["min_rows"] or next(dearer, most)
-    if least == 1:
-        return (step,)
-    name = cheapest[least - 1]
-    reason = f"fewer than {least} rows cost less than a block of {most} of {step.strategy}"
-    few = Step(0, name, _options(canonical, STRATEGIES[name], {}), reason, {})
-    below = _with_lone_rows(canonical, few, least) if name in WALKING else _with_few_rows(canonical, few, {})
-    # What serves fewer rows may itself begin where this step does.
-    return *(s for s in below if s.min_rows < least), replace(step, min_rows=least)
+    walk = min(walks, key=lambda m: float(m.cost(canonical, TYPICAL_ROWS))).NAME
+    before = [Step(0, walk, _options(canonical, WALKING[walk], {}), "", {})]
+    if step.strategy == bitslice.NAME:
+        if scan.applicable(canonical, {}) is None:
+            before.append(Step(0, scan.NAME, _options(canonical, scan, {}), "", {}))
+        for block in (rows for rows in sorted(bitslice.NARROW) if rows < step.options["rows"]):
+            before.append(Step(0, bitslice.NAME, {**step.options, "min_rows": 0, "rows": block}, "", {}))
+    plan = _cheapest_starts(canonical, before, step)
+    steps: list[Step] = []
+    for few, following in pairwise(plan):
+        size, end = max(TOGETHER[following.strategy](following.options)), following.min_rows
+        reason = f"fewer than {end} rows cost less than a block of {size} of {following.strategy}"
+        some = replace(few, reason=reason)
+        steps += _with_lone_rows(canonical, some, end) if some.strategy in WALKING else (some,)
+    return *(s for s in steps if s.min_rows < plan[-1].min_rows), plan[-1]
 
 
-def _totals(canonical: Canonical, name: str, end: int) -> list[float]:
-    """Estimated ns of calls of 0, 1, .. ``end`` - 1 rows by a strategy."""
-    cost = STRATEGIES[name].cost
-    if name in WALKING:
-        one = float(cost(canonical, TYPICAL_ROWS))
-        return [n * one for n in range(end)]
-    blocks = {rows: float(cost(canonical, rows)) * rows for rows in TOGETHER[name]}
-    largest = max(blocks)
+def _cheapest_starts(canonical: Canonical, before: list[Step], last: Step) -> list[Step]:
+    """The last step, and of those before it the ones that together cost least in the mean over row counts, each with
+    the row count that it begins at."""
+    most = max(TOGETHER[last.strategy](last.options))
+    totals = [_totals(canonical, step, most) for step in (*before, last)]
+    counts = np.unique(np.geomspace(1, max(most - 1, 1), 64).astype(np.int64))
+    lone = len(_with_lone_rows(canonical, before[0], most)) - 1
+    best, lowest = [last], np.inf
+    for n_middle in range(min(len(before) - 1, MAX_STEPS_OF_PLAN - 2 - lone) + 1):
+        for middle in combinations(range(1, len(before)), n_middle):
+            picked = (0, *middle, len(before))
+            starts = _starts([totals[i] for i in picked], last.options["min_rows"])
+            if starts[-1] > 1 and any(a >= b for a, b in pairwise(starts)):
+                continue  # one of them serves nothing
+            used = np.searchsorted(starts, counts, side="right") - 1
+            costs = np.log([totals[picked[which]][n] for which, n in zip(used, counts, strict=True)])
+            if (mean := float(costs.mean()) + STEP_PAYS * n_middle) < lowest:
+                lowest = mean
+                best = [replace((*before, last)[i], min_rows=start) for i, start in zip(picked, starts, strict=True)]
+    return best if best[-1].min_rows > 1 else [replace(last, min_rows=0)]
 
-    def total(n: int) -> float:
-        rest = n % largest
-        return n // largest * blocks[largest] + (blocks[min(b for b in blocks if b >= rest)] if rest else 0.0)
 
-    return [total(n) for n in range(end)]
+def _starts(totals: list[np.ndarray], given: int) -> list[int]:
+    """The row count from which each of these serves: the first from 0, others where they first cost no more than all
+    before them, the last where that is ``given``, unless this is 0."""
+    end = len(totals[0])
+    starts: list[int] = []
+    for i in range(len(totals) - 1, 0, -1):
+        cheaper = np.flatnonzero(totals[i][1:end] <= np.min([total[1:end] for total in totals[:i]], axis=0))
+        end = given if given and not starts else int(cheaper[0]) + 1 if len(cheaper) else end
+        starts.insert(0, end)
+    return [0, *starts]
+
+
+def _totals(canonical: Canonical, step: Step, end: int) -> np.ndarray:
+    """Estimated ns of calls of 0, 1, .. ``end`` - 1 rows by a step."""
+    cost, n = STRATEGIES[step.strategy].cost, np.arange(end)
+    if step.strategy in WALKING:
+        return n * float(cost(canonical, TYPICAL_ROWS))
+    sizes = TOGETHER[step.strategy](step.options)
+    more = {"block_rows": step.options["rows"]} if step.strategy == bitslice.NAME else {}
+    blocks = np.array([0.0, *(float(cost(canonical, rows, **more)) * rows for rows in sizes)])
+    return n // sizes[-1] * blocks[-1] + blocks[np.searchsorted((0, *sizes), n % sizes[-1])]
 
 
 def _with_lone_rows(canonical: Canonical, step: Step, end: int) -> tuple[Step, ...]:

@@ -4,12 +4,12 @@
     for each tree:
         number[all rows] = 0
         for each inner node in preorder:                # (q, k, a, m)
-            number = number == a and Q[q] > k ? m : number
+            number = number == a ? (Q[q] > k ? m : a) : number
 
 Leaves are numbered from left to right; a is the node's leftmost leaf and m the leftmost one of its right subtree. A
 row that has come as far as the node has the number a, and no other row has: one that went left above it has a lower
 number, one that went right a higher one. So no row needs to know where it is in the tree, and there is nothing to
-gather: a node costs two comparisons and a choice for as many rows as a vector has bytes.
+gather: a node costs two comparisons and two choices for as many rows as a vector has bytes.
 
 A rank has a byte: a column of more than 255 bounds has several columns of ranks, one for every 255 bounds in order,
 each clamped to its own, and a node reads the one that its bound is in. Hence the cost of a forest depends on the
@@ -53,7 +53,7 @@ MAX_BYTES = 2**28
 VECTORS = (1, 2, 4)
 """Vectors of LEAST_ROWS that a node is applied to: the fewest that hold the rows of a block. With several, their
 comparisons hide each other's latency."""
-NODE_NS, NODE_VECTOR_NS = 2.9, 0.2
+NODE_NS, NODE_VECTOR_NS = 1.15, 0.55
 MEMBER_NS, MEMBER_VECTOR_NS, MEMBERS = 0.45, 0.47, 0.17
 TREE_NS, LEAF_BYTE_NS = 20.0, 0.025
 """Measured: a node, and a member of a category set, of which a set has that part of its ranks; for each vector of

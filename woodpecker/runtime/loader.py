@@ -72,6 +72,11 @@ def _mapped_bytes(data: mmap.mmap) -> int:
     return int(end)
 
 
+def _is_static(name: str) -> bool:
+    with open(name, "rb") as file:
+        return file.read(8) == b"!<arch>\n"
+
+
 def _open(name: str, symbol: str) -> Any:
     """The library with this symbol. The dynamic linker knows loaded libraries by their path: where the file replaced
     one that is in use, the old one comes back, and only another path leads to the new one."""
@@ -122,6 +127,8 @@ def load(
         raise InputError(f"device must be None or 'cpu', found {device!r}: this version runs artifacts on CPUs")
     header = read_header(path, verify=verify)
     name = os.fspath(path)
+    if _is_static(name):
+        raise ArtifactError(f"{name} is a static library, to link into a C program: save() as a .so to load it")
     number = machine.check([level["target"] for level in header.manifest["levels"]], name)
     manifest = fmt.in_level(header.manifest, number)
     prefix, suffix = manifest["prefix"], manifest["suffix"]

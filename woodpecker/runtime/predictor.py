@@ -35,14 +35,14 @@ class Program:
             ``num_tasks`` as well.
         model: The blob: 64-byte aligned uint8, in memory that stays mapped as long as this object lives.
         manifest: See `woodpecker.manifest`; with the fields of the CPU level that runs, `format.in_level`.
-        save: Writes the artifact to a path, or None where it was not compiled here.
+        save: Writes the artifact, see `CompiledModel.save`; None where it was not compiled here.
         to_relax: Builds the Relax module for a dtype of X and a method, or None likewise.
     """
 
     entry: Callable[[str], Entry]
     model: np.ndarray
     manifest: Mapping[str, Any]
-    save: Callable[[Any], None] | None = None
+    save: Callable[..., None] | None = None
     to_relax: Callable[[str, str | None], Any] | None = None
 
 
@@ -79,8 +79,14 @@ class CompiledModel:
         if self._classes:
             self.classes_ = self._classes[0] if len(self._classes) == 1 else list(self._classes)
 
-    def save(self, path: Any) -> str:
-        """Write the artifact, one shared library, atomically. The same model and options give the same bytes.
+    def save(self, path: Any, *, format: str | None = None, symbol: str | None = None) -> str:
+        """Write the artifact, one library, atomically. The same model and options give the same bytes.
+
+        Args:
+            path: The file.
+            format: "shared": a shared library, which `load` and C programs load; "static": a static library, to link
+                into a C program; None: static where the name ends in .a or .lib, else shared.
+            symbol: The name of a C function that returns the model, beside the artifact's own, which is unique.
 
         Returns:
             A line for people: the path, its size, and where it runs.
@@ -89,7 +95,7 @@ class CompiledModel:
             UnsupportedModelError: this predictor can't be saved: it was loaded, or has a callable post_transform.
             TargetError: no C compiler was found, or it failed. MissingExtraError: the target is another platform, and
                 no compiler for that was found.
-            InputError: ``path`` is no path of a file.
+            InputError: ``path`` is no path of a file, ``format`` is unknown, or ``symbol`` is no name of C.
             OSError: the path can't be written.
         """
         if self._post_transform is not None:
@@ -98,7 +104,7 @@ class CompiledModel:
             )
         if self._program.save is None:
             raise UnsupportedModelError("a loaded artifact can't be saved again: copy its file")
-        self._program.save(path)
+        self._program.save(path, format=format, symbol=symbol)
         targets = [level["target"] for level in self._program.manifest["levels"]]
         return f"{os.fspath(path)}: {os.path.getsize(path):,} bytes; runs on {machine.requirement(targets)}"
 

@@ -216,7 +216,7 @@ def _by_width(frame: Frame, emit: Callable[[int], None]) -> None:
 def _apply_nodes(frame: Frame, t: Expr) -> None:
     """
     number[..] = 0
-    for each inner node of tree t in preorder:      number = number == a and Q[q] > k ? m : number
+    for each inner node of tree t in preorder:      number = number == a ? (Q[q] > k ? m : a) : number
     """
     tables, Q = frame.tables, _bytes(frame)
     numbers = _numbers_at(frame)
@@ -229,7 +229,9 @@ def _apply_nodes(frame: Frame, t: Expr) -> None:
             for v in range(vectors):
                 right = Q[tirx.Ramp(start + const(v * LANES), const(1), LANES)] > k
                 here = number[v][EVERY] == a
-                TB.buffer_store(number[v], tirx.Select(tirx.And(here, right), m, number[v][EVERY]), [EVERY])
+                # A choice of its own, which waits for no earlier node, keeps the chain from node to node short.
+                below = vector_register(tirx.Select(right, m, a))
+                TB.buffer_store(number[v], tirx.Select(here, below, number[v][EVERY]), [EVERY])
         for v in range(vectors):
             TB.buffer_store(Q, number[v][EVERY], [tirx.Ramp(numbers + const(v * LANES), const(1), LANES)])
 
