@@ -14,7 +14,7 @@ from woodpecker.targets import resolve
 from .gallery import ALONE, FORESTS, NAMES, UNFIT
 from .kernels import prepared
 from .support import in_turn
-from .test_kernel_lint import assembly, bad_kernel
+from .test_kernel_lint import assembly, bad_kernel, lint
 
 FUSED = {
     "aarch64": re.compile(r"\b(fn?m(add|sub)|fml[as])\b"),
@@ -34,13 +34,17 @@ def wrong(text: str, arch: str) -> list[str]:
 def check(name: str, strategy: str, target: str, entries: tuple[str, ...]) -> None:
     made = prepared(FORESTS[name](), strategy, features=resolve(target).features, **ALONE.get(strategy, {}))
     functions = {entry: kernel(made.signatures, entry, entry) for entry in entries}
+    for function in functions.values():
+        assert lint(function) == [], strategy
     text = assembly(tvm.IRModule(functions), target)
     assert text.count("\n") > 200
     assert wrong(text, resolve(target).machine) == [], strategy
 
 
 @pytest.mark.parametrize("target", FUSED)
-@pytest.mark.parametrize(("name", "strategy"), [("linear", "tree_traversal"), ("float32", "scan")])
+@pytest.mark.parametrize(
+    ("name", "strategy"), [("linear", "tree_traversal"), ("float32", "scan"), ("ranked", "bitslice")]
+)
 def test_some_kernels(target, name, strategy):
     check(name, strategy, target, ("raw_f64",))
 

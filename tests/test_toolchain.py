@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import struct
 from pathlib import Path
 
@@ -47,12 +48,13 @@ class TestChoice:
     @pytest.mark.usefixtures("bare")
     def test_none(self):
         with pytest.raises(
-            MissingExtraError, match=r"aarch64 on linux \(gnu\) needs .*'woodpecker\[cross\]', or on Deb.*gcc-aarch64"
+            MissingExtraError,
+            match=r"aarch64 on Linux with glibc needs .*'woodpecker\[cross\]', or on Deb.*gcc-aarch64",
         ):
             toolchain.find(AARCH64)
         with pytest.raises(MissingExtraError, match=r"pip install 'woodpecker\[cross\]'$"):
             toolchain.find(MUSL)
-        with pytest.raises(MissingExtraError, match=r"win32 needs .*pip install 'woodpecker\[cross\]'$"):
+        with pytest.raises(MissingExtraError, match=r"x86_64 on Windows needs .*pip install 'woodpecker\[cross\]'$"):
             toolchain.find(Platform("win32", "x86_64", ""))
 
     @pytest.mark.usefixtures("bare")
@@ -155,6 +157,29 @@ class TestArtifacts:
         assert header.manifest["levels"][0]["target"] == resolve(target).manifest()
         compiled.save(tmp_path / "again.so")
         assert data == (tmp_path / "again.so").read_bytes(), "the same model gives the same bytes"
+
+    @pytest.mark.parametrize(
+        ("target", "machine", "imports"),
+        [
+            ("arm64-apple-macosx", b"\xcf\xfa\xed\xfe\x0c\x00\x00\x01", {b"libSystem.B.dylib"}),
+            ("x86_64-windows-gnu", b"PE\0\0\x64\x86", {b"KERNEL32.dll"}),
+        ],
+    )
+    def test_linked_for_other_systems(self, forest, tmp_path, target, machine, imports):
+        """Nothing here can run these: their format, what they export and what they need are looked at."""
+        wp.compile(forest, target=target, **WALK).save(tmp_path / "m.so")
+        data = (tmp_path / "m.so").read_bytes()
+        at = struct.unpack_from("<I", data, 0x3C)[0] if data[:2] == b"MZ" else 0
+        assert data[at : at + len(machine)] == machine
+        header = read_header(tmp_path / "m.so", verify=True)
+        prefix = header.manifest["prefix"].encode()
+        exported = {b"raw_f32", b"raw_f64", b"apply_f32", b"apply_f64", b"raw_f32_parallel", b"model"}
+        assert exported <= set(re.findall(b"__tvm_ffi_" + prefix + rb"_(\w+)\0", data))
+        libraries = set(re.findall(rb"([\w.-]+\.(?:dll|dylib))\0", data))
+        system = {name for name in libraries if name.startswith((b"api-ms-win-crt", b"kernel", b"KERNEL"))}
+        assert imports <= libraries and libraries - system <= {b"libSystem.B.dylib", b"tvm_ffi.dll"}
+        with pytest.raises(ArtifactError, match="this is x86_64 on Linux"):
+            wp.load(tmp_path / "m.so")
 
     def test_a_truncated_one(self, forest, tmp_path):
         wp.compile(forest, target="armv7", **WALK).save(tmp_path / "m.so")

@@ -11,11 +11,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .errors import MissingExtraError, TargetError
 from .platforms import Platform, here
+from .runtime import machine
 
 EXPORTS = "exports.map"
 # Some compilers check buffers unasked, by functions that musl does not have.
@@ -95,8 +96,8 @@ def find(platform: Platform) -> Toolchain:
         return Toolchain(cross, found)
     debian = f", or on Debian: apt install gcc-{_DEBIAN[platform.machine]}" if platform.libc == "gnu" else ""
     raise MissingExtraError(
-        f"saving a model for {platform.machine} on {platform.system}{f' ({platform.libc})' if platform.libc else ''} "
-        f"needs a compiler that makes code for it, and none was found: pip install 'woodpecker[cross]'{debian}"
+        f"saving a model for {machine.platform_text(asdict(platform))} needs a compiler that makes code for it, "
+        f"and none was found: pip install 'woodpecker[cross]'{debian}"
     )
 
 
@@ -172,12 +173,12 @@ def _makes(command: tuple[str, ...], platform: Platform) -> bool:
     """Whether a compiler says that it makes code for a platform."""
     try:
         done = subprocess.run([*command, "-dumpmachine"], capture_output=True, check=False, timeout=60)
-        machine, *rest = done.stdout.decode(errors="replace").strip().split("-")
+        named, *rest = done.stdout.decode(errors="replace").strip().split("-")
     except (OSError, subprocess.TimeoutExpired):
         return False
     if platform.system != "linux" or "linux" not in rest:
         return False
-    arch = "armv7" if machine.startswith("arm") and rest[-1].endswith("hf") else machine
+    arch = "armv7" if named.startswith("arm") and rest[-1].endswith("hf") else named
     libc = "musl" if rest[-1].startswith("musl") else "gnu"
     return (arch, libc) == (platform.machine, platform.libc)
 

@@ -31,13 +31,14 @@ BIT_MATRICES = "bit_matrices"
 def target_stages(layout: Layout, features: Collection[str]) -> Layout:
     """The tables of the stages that need features of the target, where it has them and the forest allows them."""
     wide, block = set(features) >= AVX512, layout.constants["rows"] // 64
-    stages = heaps(layout) if wide else Layout({}, {}, {}, frozenset())
+    neon = set(features) >= cpu_neon.FEATURES
+    stages = heaps(layout) if wide or neon else Layout({}, {}, {}, frozenset())
     if "perfect" in layout.flags:
         words = min(block, 8 if wide else 4 if "avx2" in features else 2)
         stages |= Layout({}, {}, {"mask_words": words}, frozenset())
     if block == 8 and set(features) >= {*AVX512, "gfni"}:
         stages |= Layout({}, {}, {}, frozenset({BIT_MATRICES}))
-    if set(features) >= cpu_neon.FEATURES:
+    if neon:
         stages |= Layout({}, {}, {}, frozenset({cpu_neon.NEON}))
     return stages | cpu_bytes.byte_planes(layout, features)
 

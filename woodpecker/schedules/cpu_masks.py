@@ -86,7 +86,11 @@ def masks(frame: Frame, fill: Fill) -> None:
                     heap, levels = register(tables["heap_number"][piece]), register(tables["heap_levels"][piece])
                     with TB.If(heap >= const(0)):
                         with TB.Then():
-                            _rank_planes(frame, column - begin, heap, levels)
+                            if cpu_neon.NEON in frame.signature.flags:
+                                place = register(frame.place(column - begin, const(0), const(0)))
+                                cpu_neon.rank_planes(frame, place, heap, levels, spare_rows(frame))
+                            else:
+                                _rank_planes(frame, column - begin, heap, levels)
                             _masks_of_ranks(frame, M, row, count, levels)
                         with TB.Else():
                             _compare(frame, M, column - begin, row, start, count)

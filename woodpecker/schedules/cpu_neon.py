@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tvm import tirx
+from tvm.script.ir_builder import tirx as TB
 
 from ..relay_ops.predicate import Expr
-from .tir import const, vector_register
+from .tir import Frame, const, register, scratch_view, vector_register
 
 FEATURES = {"neon"}
 NEON = "neon"
 """The flag of layouts for targets with these vectors, which code for 32-bit ARM does not use."""
-REGISTERS = 4
-"""Registers of 16 bytes that one instruction looks bytes up in."""
+TOGETHER = 8
+"""Rows that are searched for together: their loads hide each other's latency."""
 
 
 def _bit_of_byte(lanes: int) -> Expr:
@@ -45,7 +46,7 @@ def chosen_by(word: Expr) -> Expr:
 
 
 def look_up(parts: Sequence[Expr], number: Expr) -> Expr:
-    """64 bytes at 64 numbers among REGISTERS vectors of 16 bytes."""
+    """64 bytes at 64 numbers among four vectors of 16 bytes."""
     found = []
     for at in range(0, 64, 16):
         numbers = tirx.Shuffle([number], [const(at + i) for i in range(16)])
@@ -53,3 +54,34 @@ def look_up(parts: Sequence[Expr], number: Expr) -> Expr:
             vector_register(tirx.call_llvm_pure_intrin("uint8x16", "llvm.aarch64.neon.tbl4.v16i8", *parts, numbers))
         )
     return vector_register(tirx.Shuffle(found, [const(i) for i in range(64)]))
+
+
+def rank_planes(frame: Frame, place: Expr, heap: Expr, levels: Expr, spare: Expr) -> None:
+    """The ranks of a column within a piece as bit planes, the highest bit first, from byte ``spare`` of the scratch on.
+
+    i = 1                                               # 8 rows at once, the heap in memory
+    repeat `levels` times:  i = 2 i + not (V <= heap[i])
+    rank[row] = i - 2**levels                           # a byte each
+    for each level:         plane[level] = the bit of this weight in the ranks of all rows
+    """
+    ranks = scratch_view(frame, "uint8", spare + const(frame.lanes, "int64"))
+    planes = scratch_view(frame, "uint64", spare)
+    first = register(heap * const(256))
+    with TB.serial(0, frame.lanes // TOGETHER) as some:
+        rows = [some * const(TOGETHER) + const(j) for j in range(TOGETHER)]
+        values = [register(frame.V[place + tirx.Cast("int64", r)]) for r in rows]
+        nodes = [TB.alloc_buffer((1,), "int32", scope="global") for _ in rows]
+        for i in nodes:
+            TB.buffer_store(i, const(1), [0])
+        with TB.serial(0, levels):
+            for i, value in zip(nodes, values, strict=True):
+                left = value <= frame.tables["heap"][first + i[0]]
+                TB.buffer_store(i, i[0] * const(2) + tirx.Select(left, const(0), const(1)), [0])
+        for r, i in zip(rows, nodes, strict=True):
+            TB.buffer_store(ranks, tirx.Cast("uint8", i[0] & ((const(1) << levels) - const(1))), [r])
+    zeros = tirx.Broadcast(const(0, "uint8"), 64)
+    with TB.serial(0, levels) as level:
+        weight = tirx.Broadcast(register(tirx.Cast("uint8", const(1) << (levels - const(1) - level))), 64)
+        for g in range(frame.lanes // 64):
+            some = ranks[tirx.Ramp(const(64 * g), const(1), 64)]
+            TB.buffer_store(planes, word_of((some & weight) != zeros), [level * const(frame.lanes // 64) + const(g)])

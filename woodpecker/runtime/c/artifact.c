@@ -23,30 +23,30 @@
 #define STR_(x) #x
 #define STR(x) STR_(x)
 #define SYMBOL(name) CAT(CAT(__tvm_ffi_, WP_PREFIX), CAT(_, name))
-#define BLOB CAT(WP_PREFIX, _blob)
+#define BLOB_BYTES CAT(WP_PREFIX, _blob)
 
 #if defined(_WIN32)
 #define EXPORT __declspec(dllexport)
 #define HIDDEN
 #define BLOB_SECTION ".section .rdata,\"dr\"\n"
-#define BLOB_SYMBOL STR(BLOB)
+#define BLOB_SYMBOL STR(BLOB_BYTES)
 #define BLOB_ATTRIBUTES
 #elif defined(__APPLE__)
 #define EXPORT __attribute__((visibility("default")))
 #define HIDDEN __attribute__((visibility("hidden")))
 #define BLOB_SECTION ".section __TEXT,__const\n"
-#define BLOB_SYMBOL "_" STR(BLOB)
+#define BLOB_SYMBOL "_" STR(BLOB_BYTES)
 #define BLOB_ATTRIBUTES ".private_extern " BLOB_SYMBOL "\n"
 #else
 #define EXPORT __attribute__((visibility("default")))
 #define HIDDEN __attribute__((visibility("hidden")))
 #define BLOB_SECTION ".section .rodata\n"
-#define BLOB_SYMBOL STR(BLOB)
+#define BLOB_SYMBOL STR(BLOB_BYTES)
 #define BLOB_ATTRIBUTES ".hidden " BLOB_SYMBOL "\n"
 #endif
 
 #ifdef __wasm__ /* its assembler takes no data of files */
-static const uint8_t BLOB[WP_BLOB_BYTES] __attribute__((aligned(64))) = {
+static const uint8_t BLOB_BYTES[WP_BLOB_BYTES] __attribute__((aligned(64))) = {
 #embed WP_BLOB
 };
 #else
@@ -54,7 +54,7 @@ __asm__(BLOB_SECTION ".balign 64\n" BLOB_ATTRIBUTES ".globl " BLOB_SYMBOL "\n" B
         ".incbin \"" WP_BLOB "\"\n"
         ".balign 64\n"
         ".text\n");
-extern const uint8_t BLOB[] HIDDEN;
+extern const uint8_t BLOB_BYTES[] HIDDEN;
 #endif
 
 /* TVM's code reports arguments that it refuses by TVMFFIErrorSetRaisedFromCStrParts of libtvm_ffi. The build renames
@@ -206,7 +206,7 @@ static int run_entry(const Kernel* kernel, DLDataType x_type, const void* X, int
       {(void*)(uintptr_t)X, {kCpu, 0}, 2, x_type, x_shape, x_strides, 0},
       {out, {kCpu, 0}, 2, out_type, out_shape, out_strides, 0},
       {scratch, {kCpu, 0}, 1, bytes, scratch_shape, one, 0},
-      {(void*)(uintptr_t)BLOB, {kCpu, 0}, 1, bytes, model_shape, one, 0},
+      {(void*)(uintptr_t)BLOB_BYTES, {kCpu, 0}, 1, bytes, model_shape, one, 0},
   };
   Any result = {0}, args[6];
   for (int i = 0; i < 4; i++) args[i] = any_tensor(&tensors[i]);
@@ -343,7 +343,7 @@ static const wp_model kModel = {
     .abi_version = WP_ABI_VERSION,
     .struct_size = sizeof(wp_model),
     .prefix = STR(WP_PREFIX),
-    .blob = BLOB,
+    .blob = BLOB_BYTES,
     .n_features = WP_N_FEATURES,
     .n_outputs = WP_N_OUTPUTS,
     .n_trees = WP_N_TREES,
@@ -417,7 +417,7 @@ WP_TERMS(EXPORT_PARALLEL)
 EXPORT int SYMBOL(model)(void* self, const Any* args, int32_t num_args, Any* result);
 int SYMBOL(model)(void* self, const Any* args, int32_t num_args, Any* result) {
   (void)self, (void)args, (void)num_args;
-  *result = any_int((int64_t)(uintptr_t)BLOB);
+  *result = any_int((int64_t)(uintptr_t)BLOB_BYTES);
   return 0;
 }
 
