@@ -10,9 +10,8 @@ the cut; what hangs off the way goes to one side or the other, whole. Which side
 
 and on each side the way without what went to the other is a tree again, since rows that do not get there may go
 anywhere. So the cut can be made where no side has more leaves than half of the numbers, the first such place is taken,
-and the sides are cut in their turn. The mask's length is what it costs; its nodes are no one else's then, so all masks
-of a tree together have at most as many steps as it has nodes for each level. Of 500 LightGBM trees of 255 leaves and
-depth 31, 672 multiplexers a tree become 431.
+and the sides are cut in their turn. What a cut costs is the length of its mask. Of 500 LightGBM trees of 255 leaves and
+up to 31 levels, 672 multiplexers a tree become 433.
 
 The idea of cutting trees in halves, rather than at the root, is that of parallel tree contraction (Miller, Reif, FOCS
 1985) and of Brent's formula restructuring (1974), here for few operations instead of few levels.
