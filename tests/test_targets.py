@@ -55,6 +55,8 @@ class TestTargets:
             ("aarch64-linux-gnu", {"mattr": ["+avx2"]}, "found '\\+avx2'"),
             ("armv7-linux-gnueabihf", {"mattr": ["-vfp3d16"]}, "'-vfp3d16' takes away"),
             ("armv7-linux-gnueabihf", {"mattr": ["+soft-float"]}, "'\\+soft-float' contradicts"),
+            ("armv7-linux-gnueabihf", {"mattr": ["+lob"]}, "'\\+lob' contradicts"),
+            ("riscv64-linux-gnu", {"mattr": ["+zvl256b"]}, "'\\+zvl256b' contradicts"),
             ("riscv64-linux-gnu", {"mcpu": "sifive-e31"}, "'sifive-e31' is no 64-bit one"),
             ("riscv64-linux-gnu", {"mattr": ["-d"]}, "'-d' takes away"),
             ("mips64-linux-gnu", {}, "is for mips64-linux-gnu, which this version does not compile for"),

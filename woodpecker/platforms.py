@@ -59,13 +59,13 @@ ARCHITECTURES = {
         # with a threshold and sums. The scalar unit does not. Some CPUs have 16 registers of it, others 32.
         without=("neon", "d32"),
         baseline=("vfp3d16", "vfp2", "fp64", "fpregs"),
-        contradictions=("neon", "soft-float", "soft-float-abi"),
+        contradictions=("neon", "soft-float", "soft-float-abi", "lob", "noarm"),
         hard_floats=True,
     ),
     "riscv64": Architecture(
         features=("m", "a", "f", "d", "c"),
         baseline=("64bit", "i", "m", "a", "f", "d", "c"),
-        contradictions=("32bit", "e", "zfinx", "zdinx"),
+        contradictions=("32bit", "e", "zfinx", "zdinx", "zcmp", *(f"zvl{2**n}b" for n in range(5, 17))),
         abi="lp64d",
     ),
 }
