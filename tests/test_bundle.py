@@ -75,6 +75,8 @@ def test_the_program_says_what_is_wrong(made, tmp_path):
         "echo 1,2 | ./predict ./model.so": "line 1 does not hold 5 numbers",
         "echo 1,2,3,4,x | ./predict ./model.so": "line 1 does not hold 5 numbers",
         "echo 1,2,3,4,5,6 | ./predict ./model.so": "line 1 does not hold 5 numbers",
+        "./predict ./model.so </": "reading: the input can't be read to its end",
+        "./predict ./model.so >/dev/full": "writing: the output can't be written",
     }
     for command, message in cases.items():
         done = subprocess.run(
@@ -151,7 +153,7 @@ class TestRefused:
     def left(self, folder: Path) -> list[str]:
         return sorted(p.name for p in folder.iterdir())
 
-    def test_folders(self, made, tmp_path):
+    def test_folders(self, made, tmp_path, monkeypatch):
         (tmp_path / "full").mkdir()
         (tmp_path / "full" / "file").touch()
         (tmp_path / "file").touch()
@@ -163,6 +165,11 @@ class TestRefused:
         with pytest.raises(InputError, match="a path must be"):
             bundle.write(made / "model.so", 3)
         (tmp_path / "empty").mkdir()
+        monkeypatch.chdir(tmp_path / "empty")
+        for name in (".", "../empty", tmp_path):
+            with pytest.raises(InputError, match=r"working folder|no empty folder"):
+                bundle.write(made / "model.so", name)
+        monkeypatch.chdir(tmp_path)
         assert bundle.write(made / "model.so", tmp_path / "empty")
         assert self.left(tmp_path) == ["empty", "file", "full"]
 

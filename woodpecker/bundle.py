@@ -71,6 +71,8 @@ def _checked(path: Path) -> Path:
     final = path.resolve()
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
         raise InputError(f"{path} exists and is no empty folder: name a new one")
+    if final == Path.cwd() or final in Path.cwd().parents:
+        raise InputError(f"{path} is the working folder, which can't be replaced by a bundle: name a new one")
     if not final.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to")
     if not os.access(final.parent, os.W_OK):

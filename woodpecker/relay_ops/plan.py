@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import StrategyError
 from ..predicates import Canonical
 from . import bitslice, gemm, perfect_tree_traversal, scan, tree_traversal
-from .options import MANY_TREES, WALKS, resolve
+from .options import MANY_TREES, WALKS, no_power_of_two, resolve, too_many_walks
 
 STRATEGIES: dict[str, ModuleType] = {m.NAME: m for m in (gemm, tree_traversal, perfect_tree_traversal, bitslice, scan)}
 WALKING = {m.NAME: m for m in (perfect_tree_traversal, tree_traversal)}
@@ -129,6 +129,9 @@ def _step(
 ) -> Step:
     module = STRATEGIES[strategy]
     options = _options(canonical, module, given)
+    wrong = too_many_walks(options) or no_power_of_two("rows", options) or no_power_of_two("lanes", options)
+    if wrong:
+        raise StrategyError(f"options of strategy {strategy!r}: {wrong}")
     refusal = module.applicable(canonical, options)
     if refusal:
         raise StrategyError(f"strategy {strategy!r} can't serve this forest: {refusal}. strategy='auto' avoids it")

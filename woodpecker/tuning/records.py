@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import math
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from .shape import ShapeClass, TargetKey, shape_from_json, target_from_json, to_
 
 FORMAT = 1
 LOCK = ".lock"
+MAX_GAIN, MAX_NS = 1_000_000, 1e15
 MAX_NAME = 200
 """Characters of a folder's or a file's name that is made of a record's strings; file systems take 255 bytes."""
 MAX_SIZE = 2**31 - 1
@@ -125,8 +126,13 @@ def from_json(data: Any, tvm_version: str | None = None) -> Record:
     for name, kind in _TYPES.items():
         if type(fields[name]) is not kind:
             raise InputError(f"the record's {name} must be {kind.__name__}, found {str(fields[name])[:40]!r}")
-    if not (math.isfinite(fields["gain"]) and fields["gain"] > 0):
-        raise InputError(f"the record's gain must be a positive number, found {fields['gain']!r}")
+    if not 0 < fields["gain"] <= MAX_GAIN:
+        raise InputError(f"the record's gain must be above 0 and at most {MAX_GAIN:,}, found {fields['gain']!r}")
+    for name, choices in (("dtype", ("float32", "float64")), ("rows", ("given", "sampled"))):
+        if fields[name] not in choices:
+            raise InputError(f"the record's {name} must be {" or ".join(choices)}, found {fields[name][:40]!r}")
+    if not all(isinstance(version, str) for version in fields["versions"].values()):
+        raise InputError("the record's versions must be strings")
     for name in ("shape", "target"):
         if not isinstance(fields[name], dict):
             raise InputError(f"the record's {name} must be an object")
@@ -137,14 +143,26 @@ def from_json(data: Any, tvm_version: str | None = None) -> Record:
         if not all(isinstance(step[name], kind) for name, kind in kinds.items()):
             raise InputError("a step of the record's plan must hold an integer, a name and an object of options")
     for name in ("ns_per_row", "default_ns_per_row"):
-        if not all(type(ns) in (int, float) for ns in fields[name].values()):
-            raise InputError(f"the record's {name} must hold numbers")
+        for rows, ns in fields[name].items():
+            if not rows.isdecimal() or type(ns) not in (int, float) or not 0 < ns <= MAX_NS:
+                raise InputError(f"the record's {name} must hold times by numbers of rows, found {str(rows)[:20]!r}")
     if tvm_version is not None and fields["versions"].get("tvm") != tvm_version:
         raise InputError(f"it was measured with TVM {fields['versions'].get('tvm')}; this is TVM {tvm_version}")
     shape, target = shape_from_json(fields["shape"]), target_from_json(fields["target"])
     plans = {name: tuple(fields[name]) for name in ("plan", "default")}
     _check_names(shape, target)
+    _check_characters(data)
     return Record(**{**fields, **plans, "shape": shape, "target": target})
+
+
+def _check_characters(value: Any) -> None:
+    """Refuse control characters, which a terminal would obey: records come from anyone."""
+    if isinstance(value, str) and any(unicodedata.category(c) in ("Cc", "Cf") for c in value):
+        raise InputError(f"the record holds a control character: {value[:40]!r}")
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    for part in value if isinstance(value, (list, tuple)) else ():
+        _check_characters(part)
 
 
 def _check_names(shape: ShapeClass, target: TargetKey) -> None:

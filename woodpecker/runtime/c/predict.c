@@ -116,5 +116,7 @@ int main(int argc, char** argv) {
     print(model, out, rows, width, leaves);
     rows = 0;
   }
+  if (ferror(stdin)) return fail("reading", "the input can't be read to its end");
+  if (fflush(stdout) || ferror(stdout)) return fail("writing", "the output can't be written");
   return 0;
 }
