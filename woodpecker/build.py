@@ -151,7 +151,7 @@ def export(
             tools.run(toolchain.shared_library(platform, ["artifact.c", *objects], made), folder, made)
         else:
             tools.run(toolchain.object_file(platform, "artifact.c", "artifact.o"), folder, "artifact.o")
-            archiver.run(["rcsD", made, "artifact.o", *objects], folder, made)
+            archiver.run(toolchain.static_library(["artifact.o", *objects], made), folder, made)
         with atomic_path(final, mode=0o777 if shared else 0o666) as staged:
             shutil.copyfile(folder / made, staged)
 
