@@ -173,6 +173,47 @@ class TestLinked:
         assert said[:2] == ["0", "0"]
         assert [np.float32(said[2]), float(said[3])] == scores
 
+    def test_a_plugin_that_is_unloaded(self, tmp_path):
+        """The pool's threads, and its hook for forks, outlive the call, and so must their code."""
+        compiled(binary(), "tree_traversal").save(tmp_path / "m.a", symbol="plugin_model")
+        plugin = """
+            #include "woodpecker.h"
+            #include <stdlib.h>
+            WP_DECLARE_MODEL(plugin_model);
+            extern int go(void);
+            int go(void) {
+              const wp_model* model = plugin_model();
+              size_t rows = 20000, size = wp_scratch_size(model, 4), width = rows * wp_output_size(model);
+              float* x = calloc(rows * 4, sizeof *x);
+              void *out = malloc(width), *scratch = malloc(size);
+              wp_status status = wp_predict_raw_f32(model, x, (int64_t)rows, 4, out, width, scratch, size, 4);
+              free(x), free(out), free(scratch);
+              return status;
+            }"""
+        host = """
+            #include <dlfcn.h>
+            #include <unistd.h>
+            #include <sys/wait.h>
+            int main(int argc, char** argv) {
+              void* plugin = dlopen(argv[argc - 1], RTLD_NOW);
+              if (!plugin) return 1;
+              void* found = dlsym(plugin, "go");
+              int (*go)(void);
+              *(void**)&go = found;
+              if (go() || dlclose(plugin)) return 2;
+              usleep(100000);
+              pid_t child = fork();
+              if (!child) _exit(0);
+              int status = 1;
+              return waitpid(child, &status, 0) != child || status ? 3 : 0;
+            }"""
+        for name, source in (("plugin", plugin), ("host", host)):
+            (tmp_path / f"{name}.c").write_text(source)
+        make(tmp_path / "plugin.c", tmp_path / "plugin.so", "-shared", "-fPIC", tmp_path / "m.a")
+        program = make(tmp_path / "host.c", tmp_path / "host", "-D_GNU_SOURCE")
+        for path in (tmp_path / "plugin.so", "./plugin.so"):
+            assert subprocess.run([program, path], cwd=tmp_path, check=False).returncode == 0, path
+
     def test_a_shared_library(self, saved, tmp_path):
         name = c_config.getter(read_header(saved).manifest["prefix"])
         program = make(SOURCES / "run.c", tmp_path / "run", f"-DMODEL={name}", saved)
@@ -345,7 +386,7 @@ class TestLevels:
 
     def test_the_features_are_those_of_python(self):
         text = (INCLUDE / "cpu.h").read_text()
-        x86 = re.findall(r'^    {"([a-z0-9.]+)", \w+, \d, k', text, re.MULTILINE)
+        x86 = re.findall(r'^    {"([a-z0-9.]+)", \w+, \d, WP_E', text, re.MULTILINE)
         assert x86 == list(machine.X86_FLAGS)
         words = {"16": "hwcap", "26": "hwcap2"}
         others = {
@@ -360,9 +401,9 @@ class TestLevels:
             #include "cpu.h"
             #include <stdio.h>
             int main(void) {
-              for (size_t i = 0; i < sizeof kFeatures / sizeof *kFeatures; i++)
-                if (has_features(kFeatures[i].name)) puts(kFeatures[i].name);
-              return has_features("sse3,no-such-feature") || !has_features("") || !has_features("sse3,ssse3");
+              for (size_t i = 0; i < sizeof wp_features / sizeof *wp_features; i++)
+                if (wp_has_features(wp_features[i].name)) puts(wp_features[i].name);
+              return wp_has_features("sse3,no-such-feature") || !wp_has_features("") || !wp_has_features("sse3,ssse3");
             }"""
         (tmp_path / "cpu.c").write_text(source)
         program = make(tmp_path / "cpu.c", tmp_path / "cpu")

@@ -131,20 +131,20 @@ def _methods(manifest: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         if kind == "leaves_onehot":
             continue
         linked = manifest["n_outputs"] if link is None else manifest["links"][link]["width"]
-        rule, width, number, groups = "kValue", linked, args.get("subtract", 0.0), "0"
+        rule, width, number, groups = "WP_VALUE", linked, args.get("subtract", 0.0), "0"
         if kind in ("value", "outlier"):
-            rule, width = "kOutlier" if kind == "outlier" else rule, args.get("columns", linked)
+            rule, width = "WP_OUTLIER" if kind == "outlier" else rule, args.get("columns", linked)
         elif kind == "proba" and linked == 1 and "groups" not in args:
-            rule, width = "kBothClasses", 2
+            rule, width = "WP_BOTH_CLASSES", 2
         elif kind == "indicator":
-            rule = "kIndicator"
+            rule = "WP_INDICATOR"
         elif kind == "label":
             test = next((key for key in ("above", "at_least") if key in args), None)
-            rule = {"above": "kLabelAbove", "at_least": "kLabelAtLeast", None: "kLabel"}[test]
+            rule = {"above": "WP_LABEL_ABOVE", "at_least": "WP_LABEL_AT_LEAST", None: "WP_LABEL"}[test]
             number, width = args.get(test, 0.0), 1
             if test is None and (linked > 1 or "groups" in args):
                 widths = args.get("groups", [linked])
-                groups, width = f"kGroups{len(arrays)}", len(widths)
+                groups, width = f"wp_groups_{len(arrays)}", len(widths)
                 arrays.append(f"static const int32_t {groups}[] = {{{', '.join(map(str, widths))}}};")
         labels = len(manifest["classes"][0]["values"]) if manifest["classes"] else 0
         place = -1 if link is None else link
