@@ -95,7 +95,8 @@ class CompiledModel:
             UnsupportedModelError: this predictor can't be saved: it was loaded, or has a callable post_transform.
             TargetError: no C compiler was found, or it failed. MissingExtraError: the target is another platform, and
                 no compiler for that was found.
-            InputError: ``path`` is no path of a file, ``format`` is unknown, or ``symbol`` is no name of C.
+            InputError: ``path`` is no path of a file, ``format`` is unknown, or ``symbol`` is no name of C, or is
+                one of the C library's.
             OSError: the path can't be written.
         """
         if self._post_transform is not None:

@@ -8,9 +8,12 @@
  * config.h is generated, see woodpecker/c_config.py. This file itself runs on every CPU of the architecture.
  */
 #define _GNU_SOURCE
+#include <math.h> /* this and more than is used, so that no getter below can have a name that kernels or C call */
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "woodpecker.h"
 #include "config.h"
