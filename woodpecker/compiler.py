@@ -14,7 +14,8 @@ from .forest import Forest, Method
 from .frontend import to_forest
 from .predicates import canonicalise
 from .runtime import machine, threads
-from .runtime.predictor import CompiledModel, Predictor, Program, make_predictor
+from .runtime.compiled import CompiledModel, Program
+from .runtime.predictor import Predictor, make_predictor
 from .targets import import_tvm, resolve_levels
 
 
