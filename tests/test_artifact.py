@@ -19,6 +19,7 @@ import pytest
 import woodpecker as wp
 from woodpecker import reference
 from woodpecker.errors import ArtifactError, InputError, UnsupportedModelError
+from woodpecker.runtime import format as fmt
 from woodpecker.runtime.format import FORMAT, MAGIC
 from woodpecker.runtime.loader import read_header
 
@@ -358,3 +359,34 @@ def test_scores_of_an_artifact_by_the_interpreter(saved, forest):
     got = wp.load(saved).predict_raw(X)
     assert_bits_equal(got, reference.predict_raw(forest, X))
     assert len(np.unique(got)) > 10
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        [],
+        {},
+        {"levels": []},
+        {"levels": "x"},
+        {"levels": [7]},
+        {"levels": [{"target": "llvm"}]},
+        {"levels": {"target": {}}},
+    ],
+)
+def test_another_manifest_with_a_valid_checksum(manifest, tmp_path):
+    (tmp_path / "model.so").write_bytes(b"\0" * 64 + fmt.pack([({}, {})], manifest).tobytes())
+    with pytest.raises(ArtifactError, match="damaged"):
+        wp.load(tmp_path / "model.so")
+
+
+def test_a_manifest_nested_too_deeply(tmp_path):
+    filler = b'"' + b"#" * 200_000 + b'"'
+    data = bytearray(fmt.pack([({}, {})], {"levels": [filler.decode().strip('"')]}).tobytes())
+    begin = data.index(filler)
+    data[begin : begin + len(filler)] = b"[" * len(filler)
+    text_end = begin + len(filler) + len("]}")
+    data[48:52] = bytes(4)
+    data[48:52] = zlib.crc32(data[:text_end]).to_bytes(4, "little")
+    (tmp_path / "model.so").write_bytes(data)
+    with pytest.raises(ArtifactError, match="damaged"):
+        wp.load(tmp_path / "model.so")

@@ -13,7 +13,7 @@ from woodpecker.errors import InputError, InvalidModelError, StrategyError
 from woodpecker.forest import Method, select_trees
 from woodpecker.frontend import to_forest
 from woodpecker.nested import from_nested
-from woodpecker.relay_ops import bitslice
+from woodpecker.relay_ops import bitslice, circuit
 from woodpecker.verify import verify
 
 from .gallery import grown, leaf, split
@@ -175,6 +175,6 @@ def test_nested_truncates_nothing(node):
 def test_mask_rows_beyond_sixteen_bits_are_refused(monkeypatch):
     monkeypatch.setattr(bitslice, "applicable", lambda canonical, options: None)
     monkeypatch.setattr(bitslice, "perfect", lambda canonical: 0)
-    monkeypatch.setattr(bitslice, "MAX_ROWS", 60)
+    monkeypatch.setattr(circuit, "MAX_ROWS", 60)
     with pytest.raises(StrategyError, match="mask rows"):
         wp.compile(forest(), strategy="bitslice")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import woodpecker as wp
 from woodpecker.forest import LEAF, Forest, tree_leaves, tree_of_node
 from woodpecker.nested import from_nested
 from woodpecker.predicates import canonicalise
@@ -111,6 +112,11 @@ def test_trees_that_take_too_many_steps_stay_as_they_are(monkeypatch):
     tests = np.random.default_rng(1).random((forest.n_nodes, ROWS)) < 0.5
     for t in range(3):
         np.testing.assert_array_equal(leaf_of_cuts(forest, cuts, tests, t), leaf_of(forest, tests, t))
+
+
+def test_a_predictor_keeps_no_cuts():
+    predictor = wp.compile(FORESTS["deep"](), strategy="bitslice", min_rows=1)
+    assert predictor.strategy == "bitslice" and len(rebalance._made) == 0
 
 
 def test_circuits_shrink():

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import woodpecker as wp
+from woodpecker import targets
 from woodpecker.errors import TargetError
 from woodpecker.forest import Forest
+from woodpecker.targets import resolve
 
 
 class TestTargets:
@@ -111,3 +113,11 @@ class TestTargets:
 
         resolved = resolve(tvm.target.Target({"kind": "llvm", "mcpu": "x86-64-v3", "mattr": ["-avx2", "+gfni"]}))
         assert {"avx", "gfni"} <= set(resolved.features) and "avx2" not in resolved.features
+
+
+def test_features_that_a_machine_hides_and_those_that_the_user_switches(monkeypatch):
+    host = {"mcpu": "znver4", "mattr": ["-avx512vbmi"]}
+    monkeypatch.setattr(targets, "_host", lambda: host)
+    features = resolve({"kind": "llvm", "mattr": ["-avx512f"]}).features
+    assert "avx2" in features and not {"avx512f", "avx512vbmi"} & set(features)
+    assert "avx512f" in resolve("llvm").features and host == {"mcpu": "znver4", "mattr": ["-avx512vbmi"]}

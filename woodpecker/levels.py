@@ -14,6 +14,7 @@ import tvm
 
 from .layout import Layout, Signature, directory, signature
 from .predicates import Canonical
+from .relay_ops import rebalance
 from .relay_ops.plan import WALKING, Step, make_plan
 from .runtime.format import Directory
 from .runtime.threads import NS_PER_SHARE
@@ -25,7 +26,7 @@ from .tuning.lookup import tuned_plan
 TERMS_BYTES = 2**20
 """Terms of a call should stay in the second-level cache."""
 TERMS_ROWS = 64
-"""From here on walks share rows out, not trees."""
+"""Beyond this many rows walks share rows out, not trees."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def make_levels(
         level, added = level_of(canonical, tables, plan, target, suffix, len(directories), tuning)
         levels.append(level)
         directories += added
+    rebalance.forget(canonical)
     return tuple(levels), directories
 
 

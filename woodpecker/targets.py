@@ -153,7 +153,8 @@ def resolve(target: Any) -> CpuTarget:
     if platform.machine == "armv7":  # TVM's tags name 64-bit CPUs in 32-bit mode; what runs on armv7 runs on them
         config["mtriple"] = triple(platform)
     if "mcpu" not in config:
-        config |= {"mcpu": "generic"} if config.get("mtriple") else _host()
+        host = {"mcpu": "generic"} if config.get("mtriple") else _host()
+        config |= {**host, "mattr": [*host.get("mattr", ()), *config.get("mattr", ())]}
     base = {"kind": "llvm", "mtriple": config.get("mtriple") or triple(platform)}
     _check_cpu(config["mcpu"], base, platform.machine)
     # TVM's own tags for 32-bit ARM name it.

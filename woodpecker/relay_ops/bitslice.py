@@ -32,7 +32,7 @@ from .predicate import columns_ns
 
 NAME = "bitslice"
 OPTIONS = {
-    "min_rows": Option(0, 0, 512, "fewest rows it serves, scan or a walk serves fewer; 1: all; 0: by estimated cost"),
+    "min_rows": Option(0, 0, 512, "fewest rows it serves, others serve fewer; 1: all; 0: by estimated cost"),
     "rows": Option(512, 128, 512, "rows of a block, a power of two"),
 }
 TABLE_OPTIONS: tuple[str, ...] = ()

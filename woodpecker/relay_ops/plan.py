@@ -144,7 +144,7 @@ def _with_few_rows(canonical: Canonical, step: Step, given: Mapping[str, Any]) -
     """The step, and before it those for the row counts at which others are cheaper, unless the user's options rule."""
     if step.strategy in WALKING:
         return (step,) if {"trees", "interleave"} & set(given) else _with_lone_rows(canonical, step, TYPICAL_ROWS)
-    if step.strategy not in TOGETHER or step.options["min_rows"] == 1:
+    if step.strategy not in TOGETHER or step.options["min_rows"] == 1 or canonical.forest.n_trees == 0:
         return (step,)
     walks = [m for m in WALKING.values() if m.applicable(canonical, {}) is None]
     walk = min(walks, key=lambda m: float(m.cost(canonical, TYPICAL_ROWS))).NAME
@@ -159,6 +159,8 @@ def _with_few_rows(canonical: Canonical, step: Step, given: Mapping[str, Any]) -
     for few, following in pairwise(plan):
         size, end = max(TOGETHER[following.strategy](following.options)), following.min_rows
         reason = f"fewer than {end} rows cost less than a block of {size} of {following.strategy}"
+        if following is plan[-1] and following.options["min_rows"]:
+            reason = f"fewer than {end} rows, where {following.strategy} was told to begin"
         some = replace(few, reason=reason)
         steps += _with_lone_rows(canonical, some, end) if some.strategy in WALKING else (some,)
     return *(s for s in steps if s.min_rows < plan[-1].min_rows), plan[-1]

@@ -65,6 +65,11 @@ def rebalanced(canonical: Canonical) -> Cuts:
     return _made[canonical]
 
 
+def forget(canonical: Canonical) -> None:
+    """Let go of a forest's cuts, when its tables are made."""
+    _made.pop(canonical, None)
+
+
 _made: weakref.WeakKeyDictionary[Canonical, Cuts] = weakref.WeakKeyDictionary()
 """Both the circuits and the leaf numbers need them."""
 

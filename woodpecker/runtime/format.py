@@ -34,7 +34,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArtifactError
+from ..errors import ArtifactError, InputError
+from . import strict_json
 
 MAGIC = b"\x93WOODPECKER" + bytes([0x0D, 0x0A, 0x1A, 0x0A, 0x00])
 FORMAT = 2
@@ -138,12 +139,15 @@ def find(data: mmap.mmap | bytes, path: str) -> Header:
     if abi != ABI:
         raise ArtifactError(f"{path} has ABI version {abi}; this woodpecker calls version {ABI}. Compile it again")
     try:
-        manifest = json.loads(text)
+        manifest = strict_json.parse(text)
         if version == 1:
             level = {key: manifest.pop(key) for key in _LEVEL_OF_FORMAT_1}
             manifest["levels"] = [{**level, "suffix": "", "tuning": None}]
-    except (KeyError, ValueError):
+        targets = [level["target"] for level in manifest["levels"]]
+    except (AttributeError, KeyError, TypeError, InputError):
         raise ArtifactError(damaged) from None
+    if not targets or not all(isinstance(target, dict) for target in targets):
+        raise ArtifactError(damaged)
     return Header(start, length, manifest, digest)
 
 
