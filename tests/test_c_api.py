@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ import pytest
 
 import woodpecker as wp
 from woodpecker import c_config
-from woodpecker.build import own_names
+from woodpecker.build import C_SOURCES, own_names
 from woodpecker.errors import ArtifactError, InputError, TargetError
 from woodpecker.forest import Method
 from woodpecker.runtime import machine
@@ -173,6 +174,47 @@ class TestLinked:
         assert said[:2] == ["0", "0"]
         assert [np.float32(said[2]), float(said[3])] == scores
 
+    def test_a_plugin_that_is_unloaded(self, tmp_path):
+        """The pool's threads, and its hook for forks, outlive the call, and so must their code."""
+        compiled(binary(), "tree_traversal").save(tmp_path / "m.a", symbol="plugin_model")
+        plugin = """
+            #include "woodpecker.h"
+            #include <stdlib.h>
+            WP_DECLARE_MODEL(plugin_model);
+            extern int go(void);
+            int go(void) {
+              const wp_model* model = plugin_model();
+              size_t rows = 20000, size = wp_scratch_size(model, 4), width = rows * wp_output_size(model);
+              float* x = calloc(rows * 4, sizeof *x);
+              void *out = malloc(width), *scratch = malloc(size);
+              wp_status status = wp_predict_raw_f32(model, x, (int64_t)rows, 4, out, width, scratch, size, 4);
+              free(x), free(out), free(scratch);
+              return status;
+            }"""
+        host = """
+            #include <dlfcn.h>
+            #include <unistd.h>
+            #include <sys/wait.h>
+            int main(int argc, char** argv) {
+              void* plugin = dlopen(argv[argc - 1], RTLD_NOW);
+              if (!plugin) return 1;
+              void* found = dlsym(plugin, "go");
+              int (*go)(void);
+              *(void**)&go = found;
+              if (go() || dlclose(plugin)) return 2;
+              usleep(100000);
+              pid_t child = fork();
+              if (!child) _exit(0);
+              int status = 1;
+              return waitpid(child, &status, 0) != child || status ? 3 : 0;
+            }"""
+        for name, source in (("plugin", plugin), ("host", host)):
+            (tmp_path / f"{name}.c").write_text(source)
+        make(tmp_path / "plugin.c", tmp_path / "plugin.so", "-shared", "-fPIC", tmp_path / "m.a")
+        program = make(tmp_path / "host.c", tmp_path / "host", "-D_GNU_SOURCE")
+        for path in (tmp_path / "plugin.so", "./plugin.so"):
+            assert subprocess.run([program, path], cwd=tmp_path, check=False).returncode == 0, path
+
     def test_a_shared_library(self, saved, tmp_path):
         name = c_config.getter(read_header(saved).manifest["prefix"])
         program = make(SOURCES / "run.c", tmp_path / "run", f"-DMODEL={name}", saved)
@@ -200,12 +242,46 @@ class TestLinked:
 
 class TestSaving:
     @pytest.mark.parametrize(
-        "symbol", ["", "a b", "9lives", "_model", "a__b", "int", "wp_x", "woodpecker_model", "é", 3, "a" * 64]
+        "symbol",
+        ["", "a b", "9lives", "_model", "a__b", "int", "and", "EOF", "wp_x", "woodpecker_model", "é", 3, "a" * 64],
     )
     def test_odd_symbols(self, symbol, tmp_path):
         with pytest.raises(InputError, match="symbol"):
             compiled(binary(), "gemm").save(tmp_path / "m.so", symbol=symbol)
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        "symbol",
+        [
+            *("exp", "expf", "expl", "sin", "log1pf", "lgamma_r", "malloc", "read", "open64", "strcoll_l", "size_t"),
+            *("getc_unlocked", "pthread_create", "atomic_load", "dladdr", "socket", "errno", "linux", "expf32x"),
+        ],
+    )
+    @pytest.mark.parametrize("name", ["m.so", "m.a"])
+    def test_symbols_of_the_c_library(self, symbol, name, tmp_path):
+        """A linker would take such a function for the library's, and kernels or the program would call it."""
+        with pytest.raises(InputError, match=rf"the symbol '{symbol}' is a name of the C library.*choose another name"):
+            compiled(binary(), "gemm").save(tmp_path / name, symbol=symbol)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("methods", [SEVERAL, ONE], ids=["several", "one"])
+    def test_what_an_artifact_calls_is_refused(self, methods, tmp_path):
+        width = {} if methods is ONE else {"tree_output": [0, 1, 2, 0, 1, 2, 2], "base_score": [0.5, -0.25, 0.1]}
+        forest = grown(
+            4, 7, 3, methods=methods, classes=(np.array(["a", "b", "c"][: 2 if methods is ONE else 3]),), **width
+        )
+        compiled(forest, "tree_traversal").save(tmp_path / "m.a")
+        done = subprocess.run(["nm", "-u", tmp_path / "m.a"], capture_output=True, text=True, check=True)
+        called = set(re.findall(r"^ +[Uw] ([a-zA-Z]\w*)$", done.stdout, re.MULTILINE))
+        assert {"exp", "memcpy", "pthread_create"} & called >= {"exp", "pthread_create"}
+        for symbol in called:
+            with pytest.raises(InputError, match="choose another name"):
+                c_config.check_symbol(symbol)
+
+    @pytest.mark.parametrize("name", ["m.so", "m.a"])
+    def test_a_symbol_that_is_a_word_of_the_sources(self, name, tmp_path):
+        compiled(binary(), "gemm").save(tmp_path / name, symbol="predict")
+        assert b"\0predict\0" in (tmp_path / name).read_bytes()
 
     @pytest.mark.parametrize("form", ["so", "", 1, "Static"])
     def test_odd_formats(self, form, tmp_path):
@@ -345,7 +421,7 @@ class TestLevels:
 
     def test_the_features_are_those_of_python(self):
         text = (INCLUDE / "cpu.h").read_text()
-        x86 = re.findall(r'^    {"([a-z0-9.]+)", \w+, \d, k', text, re.MULTILINE)
+        x86 = re.findall(r'^    {"([a-z0-9.]+)", \w+, \d, WP_E', text, re.MULTILINE)
         assert x86 == list(machine.X86_FLAGS)
         words = {"16": "hwcap", "26": "hwcap2"}
         others = {
@@ -360,9 +436,9 @@ class TestLevels:
             #include "cpu.h"
             #include <stdio.h>
             int main(void) {
-              for (size_t i = 0; i < sizeof kFeatures / sizeof *kFeatures; i++)
-                if (has_features(kFeatures[i].name)) puts(kFeatures[i].name);
-              return has_features("sse3,no-such-feature") || !has_features("") || !has_features("sse3,ssse3");
+              for (size_t i = 0; i < sizeof wp_features / sizeof *wp_features; i++)
+                if (wp_has_features(wp_features[i].name)) puts(wp_features[i].name);
+              return wp_has_features("sse3,no-such-feature") || !wp_has_features("") || !wp_has_features("sse3,ssse3");
             }"""
         (tmp_path / "cpu.c").write_text(source)
         program = make(tmp_path / "cpu.c", tmp_path / "cpu")
@@ -398,6 +474,28 @@ class TestHeader:
             command = [compiler, "-std=gnu11", "-O2", "-fPIC", "-Wall", "-Wextra", "-Werror", "-c", "artifact.c"]
             done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
             assert done.returncode == 0, done.stderr
+
+    @pytest.mark.parametrize("compiler", compilers())
+    @pytest.mark.parametrize("shared", [False, True])
+    def test_no_name_in_the_sources_is_in_the_way(self, compiler, shared, saved, tmp_path):
+        """Every word of theirs that a caller may choose, as the name of a function beside all the others."""
+        for source in INCLUDE.glob("*.[ch]"):
+            shutil.copy(source, tmp_path)
+        text = c_config.config(read_header(saved).manifest, 64, shared=shared, symbol="the_symbol", blob="blob.bin")
+        sources = "".join((tmp_path / f).read_text() for f in C_SOURCES if f != "woodpecker.h") + text
+        words = []
+        found = set(re.findall(r"[A-Za-z]\w*", sources))
+        for word in sorted((found | {re.sub("^(wp|WP)_", "", word) for word in found}) - {"the_symbol"}):
+            with contextlib.suppress(InputError):
+                words.append(c_config.check_symbol(word))
+        assert {"predict", "work", "largest", "finish", "kernel", "task", "scratch"} <= set(words)
+        assert "(the_symbol)" in text
+        names = "".join(f" M({word})" for word in words)
+        (tmp_path / "config.h").write_text(text.replace("M(the_symbol)", names))
+        (tmp_path / "blob.bin").write_bytes(bytes(64))
+        command = [compiler, "-std=gnu11", "-Wall", "-Wextra", "-fsyntax-only", "artifact.c"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert not (done.returncode or done.stderr), done.stderr
 
     def test_its_constants_are_those_of_the_format(self):
         from woodpecker.runtime import format as fmt

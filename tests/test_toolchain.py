@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 import woodpecker as wp
 from woodpecker import toolchain
 from woodpecker.errors import ArtifactError, MissingExtraError, TargetError
-from woodpecker.platforms import SUPPORTED, Platform, of_triple, triple
+from woodpecker.platforms import SUPPORTED, Platform, here, of_triple, triple
 from woodpecker.runtime.loader import read_header
 from woodpecker.targets import resolve
 
@@ -91,6 +92,42 @@ class TestChoice:
         other = AARCH64 if platform != AARCH64 else MUSL
         with pytest.raises(MissingExtraError):
             toolchain.find(other)
+
+    @pytest.mark.parametrize(
+        ("compiler", "archiver"),
+        [
+            ("zig cc", "zig ar"),
+            ("zig c++ -target x86_64-linux-gnu", "zig ar"),
+            ("ccache zig-0.13.0 cc", "ccache zig-0.13.0 ar"),
+            ("python -m ziglang c++", "python -m ziglang ar"),
+            ("aarch64-linux-gnu-gcc -O1", "aarch64-linux-gnu-ar"),
+            ("arm-linux-gnueabihf-gcc", "arm-linux-gnueabihf-ar"),
+            ("gcc", "llvm-ar"),
+            ("zigzag", "llvm-ar"),
+        ],
+    )
+    @pytest.mark.parametrize("absolute", [False, True])
+    def test_the_archiver_of_a_compiler(self, bare, monkeypatch, compiler, archiver, absolute):
+        """What makes static libraries belongs to the compiler, under whatever name that is called."""
+        program(bare / "llvm-ar")
+        for text in (compiler, archiver):
+            program(bare / text.split()[0])
+        first, *rest = compiler.split()
+        monkeypatch.setenv("CC", " ".join([str(bare / first) if absolute else first, *rest]))
+        command = toolchain.archiver(toolchain.find(here())).command
+        assert (Path(command[0]).name, *command[1:]) == tuple(archiver.split())
+        monkeypatch.setenv("AR", str(bare / "llvm-ar"))
+        assert toolchain.archiver(toolchain.find(here())).command == (str(bare / "llvm-ar"),)
+
+    def test_an_archiver_writes_no_times(self, bare, monkeypatch):
+        """macOS' ar refuses D, and has a variable for it."""
+        program(bare / "ar")
+        program(bare / "cc")
+        assert toolchain.static_library(["a.o", "b.o"], "m.a") == ["rcsD", "m.a", "a.o", "b.o"]
+        with monkeypatch.context() as there:
+            there.setattr(sys, "platform", "darwin")
+            assert toolchain.static_library(["a.o"], "m.a") == ["rcs", "m.a", "a.o"]
+        assert toolchain.archiver(toolchain.find(here())).environment["ZERO_AR_DATE"] == "1"
 
     def test_a_variable_that_is_no_command(self, monkeypatch):
         monkeypatch.setenv("CC", '"')

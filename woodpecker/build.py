@@ -41,7 +41,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_new_lock)
 
 SOURCES = Path(__file__).parent / "runtime" / "c"
-C_SOURCES = ("artifact.c", "woodpecker.h", "cpu.h", "ffi.h", "pool.h")
+C_SOURCES = ("artifact.c", "woodpecker.h", "cpu.h", "entries.h", "ffi.h", "pool.h")
 
 
 def kernel(
@@ -151,7 +151,7 @@ def export(
             tools.run(toolchain.shared_library(platform, ["artifact.c", *objects], made), folder, made)
         else:
             tools.run(toolchain.object_file(platform, "artifact.c", "artifact.o"), folder, "artifact.o")
-            archiver.run(["rcsD", made, "artifact.o", *objects], folder, made)
+            archiver.run(toolchain.static_library(["artifact.o", *objects], made), folder, made)
         with atomic_path(final, mode=0o777 if shared else 0o666) as staged:
             shutil.copyfile(folder / made, staged)
 

@@ -131,7 +131,7 @@ def _compiled(model: Any, folder: Path, target: Any, options: Mapping[str, Any])
 def _write_rows(forest: Any, precision: str, folder: Path) -> None:
     """rows.csv, at the thresholds of the model, and expected.csv: what a slow, obvious interpreter makes of them."""
     from . import reference
-    from .compiler import _with_precision
+    from .compiler import with_precision
     from .predicates import canonicalise
     from .tuning.rows import boundary, sampled
 
@@ -139,7 +139,7 @@ def _write_rows(forest: Any, precision: str, folder: Path) -> None:
     X = boundary(canonical, sampled(canonical, ROWS, 0, forest.input_dtype), ROWS, 0).astype(np.float64)
     if forest.linear_offset is not None:
         X = np.clip(X, -1e30, 1e30)
-    scores = reference.predict_raw(_with_precision(forest, precision), X)
+    scores = reference.predict_raw(with_precision(forest, precision), X)
     (folder / "rows.csv").write_text(_csv(X, 17))
     (folder / "expected.csv").write_text(_csv(scores, 9 if scores.dtype == np.float32 else 17))
 

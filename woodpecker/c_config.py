@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .c_names import in_c_library
 from .errors import InputError
 
 ANY_MODEL = "woodpecker_model"
@@ -18,12 +19,14 @@ ANY_MODEL = "woodpecker_model"
 STATIC_SUFFIXES = (".a", ".lib")
 """How the names of static libraries end."""
 
-# The words of C and C++ that a function can't be named; the compiler refuses the rarer ones.
+# The words of C and C++ that a function can't be named.
 _KEYWORDS = re.compile(
-    "auto|bool|break|case|catch|char|class|const|continue|default|delete|do|double|else|enum|explicit|export|extern|"
-    "false|float|for|friend|goto|if|inline|int|long|main|namespace|new|nullptr|operator|private|protected|public|"
-    "register|restrict|return|short|signed|sizeof|static|struct|switch|template|this|throw|true|try|typedef|typename|"
-    "union|unsigned|using|virtual|void|volatile|while"
+    "alignas|alignof|and|and_eq|asm|auto|bitand|bitor|bool|break|case|catch|char|class|compl|concept|const|consteval|"
+    "constexpr|constinit|const_cast|continue|co_await|co_return|co_yield|decltype|default|delete|do|double|dynamic_cast|"
+    "else|enum|explicit|export|extern|false|float|for|friend|goto|if|inline|int|long|main|mutable|namespace|new|noexcept|"
+    "not|not_eq|nullptr|operator|or|or_eq|private|protected|public|register|reinterpret_cast|requires|restrict|return|"
+    "short|signed|sizeof|static|static_assert|static_cast|struct|switch|template|this|thread_local|throw|true|try|"
+    "typedef|typeid|typename|typeof|typeof_unqual|union|unsigned|using|virtual|void|volatile|wchar_t|while|xor|xor_eq"
 )
 
 
@@ -36,18 +39,24 @@ def check_symbol(symbol: Any) -> str | None:
     """A name that a caller wants for that function.
 
     Raises:
-        InputError: it is no name that C and C++ programs may use, or one of woodpecker's own.
+        InputError: it is no name that C and C++ programs may use, or one of the C library or of woodpecker's own.
     """
     if symbol is None:
         return None
     named = isinstance(symbol, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,62}", symbol, re.ASCII) is not None
-    if not named or "__" in symbol or _KEYWORDS.fullmatch(symbol):
+    # What headers define as macros has no small letter.
+    if not named or "__" in symbol or symbol == symbol.upper() or _KEYWORDS.fullmatch(symbol):
         raise InputError(
-            "symbol must be a name of C: a letter, then up to 62 letters, digits and single underscores; "
-            f"found {symbol!r}"
+            "symbol must be a name of C: a letter, then up to 62 letters, digits and single underscores, and a small "
+            f"letter among them; found {symbol!r}"
         )
-    if symbol.startswith("wp_") or symbol == ANY_MODEL:
+    if symbol.startswith(("wp_", "TVMFFI")) or symbol == ANY_MODEL:
         raise InputError(f"the symbol {symbol!r} is one that woodpecker uses itself: choose another name")
+    if in_c_library(symbol):
+        raise InputError(
+            f"the symbol {symbol!r} is a name of the C library, whose function it would replace in the program: choose "
+            f"another name, such as '{symbol[:57]}_model'"
+        )
     return str(symbol)
 
 
@@ -131,20 +140,20 @@ def _methods(manifest: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         if kind == "leaves_onehot":
             continue
         linked = manifest["n_outputs"] if link is None else manifest["links"][link]["width"]
-        rule, width, number, groups = "kValue", linked, args.get("subtract", 0.0), "0"
+        rule, width, number, groups = "WP_VALUE", linked, args.get("subtract", 0.0), "0"
         if kind in ("value", "outlier"):
-            rule, width = "kOutlier" if kind == "outlier" else rule, args.get("columns", linked)
+            rule, width = "WP_OUTLIER" if kind == "outlier" else rule, args.get("columns", linked)
         elif kind == "proba" and linked == 1 and "groups" not in args:
-            rule, width = "kBothClasses", 2
+            rule, width = "WP_BOTH_CLASSES", 2
         elif kind == "indicator":
-            rule = "kIndicator"
+            rule = "WP_INDICATOR"
         elif kind == "label":
             test = next((key for key in ("above", "at_least") if key in args), None)
-            rule = {"above": "kLabelAbove", "at_least": "kLabelAtLeast", None: "kLabel"}[test]
+            rule = {"above": "WP_LABEL_ABOVE", "at_least": "WP_LABEL_AT_LEAST", None: "WP_LABEL"}[test]
             number, width = args.get(test, 0.0), 1
             if test is None and (linked > 1 or "groups" in args):
                 widths = args.get("groups", [linked])
-                groups, width = f"kGroups{len(arrays)}", len(widths)
+                groups, width = f"wp_groups_{len(arrays)}", len(widths)
                 arrays.append(f"static const int32_t {groups}[] = {{{', '.join(map(str, widths))}}};")
         labels = len(manifest["classes"][0]["values"]) if manifest["classes"] else 0
         place = -1 if link is None else link

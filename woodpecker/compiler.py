@@ -14,7 +14,8 @@ from .forest import Forest, Method
 from .frontend import to_forest
 from .predicates import canonicalise
 from .runtime import machine, threads
-from .runtime.predictor import CompiledModel, Predictor, Program, make_predictor
+from .runtime.compiled import CompiledModel, Program
+from .runtime.predictor import Predictor, make_predictor
 from .targets import import_tvm, resolve_levels
 
 
@@ -72,7 +73,7 @@ def compile(
     targets = resolve_levels(target)
     number = machine.choose([where.manifest() for where in targets])
     forest = to_forest(model, missing=missing, iteration_range=iteration_range)
-    forest = _with_post_transform(_with_precision(forest, precision), post_transform)
+    forest = _with_post_transform(with_precision(forest, precision), post_transform)
 
     canonical = canonicalise(forest)
     levels, directories = make_levels(canonical, targets, strategy, strategy_options, tuning_logs)
@@ -104,7 +105,13 @@ def _digest(blob: np.ndarray) -> str:
     return hashlib.sha256(blob.data).hexdigest()[:16]
 
 
-def _with_precision(forest: Forest, precision: str) -> Forest:
+def with_precision(forest: Forest, precision: str) -> Forest:
+    """A forest whose scores are computed as `compile` does for ``precision``.
+
+    Raises:
+        InputError: ``precision`` is neither "exact" nor "fast". UnsupportedModelError: it is "fast", and the forest
+            has linear leaves.
+    """
     if precision == "exact":
         return forest
     if precision != "fast":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -42,11 +43,13 @@ class Toolchain:
         name: What it is, for people.
         command: The command and its first arguments. It can be run in any folder.
         environment: Variables that it needs beside those of this process.
+        archiver: The command that makes static libraries of what it compiles; None where the system's usual one does.
     """
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+    archiver: tuple[str, ...] | None = None
 
     def run(self, arguments: Sequence[str], folder: Path, made: str) -> None:
         """Run it in a folder, where it has to make the file ``made``.
@@ -80,7 +83,7 @@ def find(platform: Platform) -> Toolchain:
     if platform == here():
         for command in [wanted] if wanted else [["cc"], ["gcc"], ["clang"]]:
             if found := _runnable(command):
-                return Toolchain(command[0], found)
+                return Toolchain(command[0], found, archiver=_archiver_of(found))
         if not wanted and (zig := _zig(platform)):
             return zig
         raise TargetError(
@@ -88,12 +91,12 @@ def find(platform: Platform) -> Toolchain:
             "set the environment variable CC. Predicting in this process needs none"
         )
     if wanted and (found := _runnable(wanted)) and _makes(found, platform):
-        return Toolchain(wanted[0], found)
+        return Toolchain(wanted[0], found, archiver=_archiver_of(found))
     if zig := _zig(platform):
         return zig
     cross = f"{_GCC.get(platform.machine)}-gcc"
     if platform.system == "linux" and platform.libc == "gnu" and (found := _runnable([cross])):
-        return Toolchain(cross, found)
+        return Toolchain(cross, found, archiver=_archiver_of(found))
     debian = f", or on Debian: apt install gcc-{_DEBIAN[platform.machine]}" if platform.libc == "gnu" else ""
     raise MissingExtraError(
         f"saving a model for {machine.platform_text(asdict(platform))} needs a compiler that makes code for it, "
@@ -126,6 +129,12 @@ def object_file(platform: Platform, source: str, output: str) -> list[str]:
     return [*_FLAGS, *position, "-c", source, "-o", output]
 
 
+def static_library(objects: Sequence[str], output: str) -> list[str]:
+    """The arguments that make an archiver write a static library, with no times in it."""
+    # macOS' ar knows no D: what does the same is its environment variable ZERO_AR_DATE.
+    return ["rcs" if sys.platform == "darwin" else "rcsD", output, *objects]
+
+
 def archiver(tools: Toolchain) -> Toolchain:
     """The program that makes static libraries of what a toolchain compiles: the command of the environment variable
     AR, else the one that belongs to the compiler, else ar or llvm-ar.
@@ -133,20 +142,26 @@ def archiver(tools: Toolchain) -> Toolchain:
     Raises:
         TargetError: there is none, or AR is no command.
     """
-    usual = [["ar"], ["llvm-ar"]]
-    if wanted := _setting("AR"):
-        usual = [wanted]
-    elif tools.name == "zig":
-        return Toolchain("zig ar", (*tools.command[: tools.command.index("cc")], "ar"), tools.environment)
-    elif tools.name.endswith("-linux-gnu-gcc") or tools.name.endswith("-linux-gnueabihf-gcc"):
-        usual = [[f"{tools.name.removesuffix('-gcc')}-ar"]]
+    wanted = _setting("AR") or tools.archiver
+    usual = [wanted] if wanted else [["ar"], ["llvm-ar"]]
     for command in usual:
         if found := _runnable(command):
-            return Toolchain(command[0], found)
+            return Toolchain(command[0], found, {**tools.environment, "ZERO_AR_DATE": "1"})
     raise TargetError(
         f"saving a static library needs the program {usual[0][0]}, and it was not found: install binutils (Debian: apt "
         "install binutils), or set the environment variable AR"
     )
+
+
+def _archiver_of(compiler: Sequence[str]) -> tuple[str, ...] | None:
+    """The archiver that belongs to a compiler: zig's own, or the one beside a cross compiler; else None."""
+    for i, word in enumerate(compiler):
+        name = Path(word).name
+        if re.fullmatch(r"zig(-[0-9.]+)?(\.exe)?|ziglang", name):
+            return (*compiler[: i + 1], "ar")
+        if re.fullmatch(r"\w+-linux-gnu(eabihf)?-gcc", name):
+            return (f"{word.removesuffix('-gcc')}-ar",)
+    return None
 
 
 def _setting(variable: str) -> list[str]:
@@ -192,16 +207,17 @@ def _zig(platform: Platform) -> Toolchain | None:
     else:
         return None
     name = _ZIG_MACHINES.get(platform.machine, platform.machine)
+    archiver = _archiver_of(command)
     # zig ends with an error where it can't write to its cache, which it wants in the home.
     cache = {} if _writable_home() else {"ZIG_GLOBAL_CACHE_DIR": str(Path(tempfile.gettempdir()) / "zig-cache")}
     if platform.system == "darwin":
-        return Toolchain("zig", (*command, "-target", f"{name}-macos.11.0"), cache)
+        return Toolchain("zig", (*command, "-target", f"{name}-macos.11.0"), cache, archiver)
     if platform.system == "win32":
-        return Toolchain("zig", (*command, "-target", f"{name}-windows-gnu"), cache)
+        return Toolchain("zig", (*command, "-target", f"{name}-windows-gnu"), cache, archiver)
     environment = platform.libc + ("eabihf" if platform.machine == "armv7" else "")
     version = f".{_GLIBC[platform.machine]}" if platform.libc == "gnu" else ""
     of_cpu = {"armv7": ("-mcpu=generic+v7a+vfp3d16",), "riscv64": ("-mcpu=baseline_rv64",)}.get(platform.machine, ())
-    return Toolchain("zig", (*command, "-target", f"{name}-linux-{environment}{version}", *of_cpu), cache)
+    return Toolchain("zig", (*command, "-target", f"{name}-linux-{environment}{version}", *of_cpu), cache, archiver)
 
 
 def _writable_home() -> bool:

@@ -17,8 +17,9 @@ import tvm_ffi
 from ..errors import ArtifactError, InputError
 from . import format as fmt
 from . import machine, threads
+from .compiled import Entry, Program
 from .files import check_path
-from .predictor import Entry, Predictor, Program, make_predictor
+from .predictor import Predictor, make_predictor
 
 
 def read_header(path: str | os.PathLike[str], *, verify: bool = False) -> fmt.Header:

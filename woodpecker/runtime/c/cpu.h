@@ -8,7 +8,7 @@
 #include <string.h>
 
 /* Whether a list of features, separated by commas, holds one more; it is cut off the list. */
-static int next_feature(const char** list, const char** name, size_t* length) {
+static int wp_next_feature(const char** list, const char** name, size_t* length) {
   if (!**list) return 0;
   const char* comma = strchr(*list, ',');
   *name = *list;
@@ -21,9 +21,9 @@ static int next_feature(const char** list, const char** name, size_t* length) {
 
 #include <cpuid.h>
 
-enum { kEax, kEbx, kEcx, kEdx };
+enum { WP_EAX, WP_EBX, WP_ECX, WP_EDX };
 /* The registers that the operating system must save, by their bits of XCR0. */
-enum { kNone = 0, kAvx = 0x6, kAvx512 = 0xe6, kApx = 0x80000 };
+enum { WP_NO_STATE = 0, WP_AVX = 0x6, WP_AVX512 = 0xe6, WP_APX = 0x80000 };
 
 /* Intel's and AMD's manuals, CPUID: leaf, subleaf, register, bit. */
 static const struct {
@@ -31,76 +31,76 @@ static const struct {
   uint32_t leaf;
   uint8_t subleaf, reg, bit;
   uint32_t state;
-} kFeatures[] = {
-    {"sse3", 1, 0, kEcx, 0, kNone},
-    {"ssse3", 1, 0, kEcx, 9, kNone},
-    {"sse4.1", 1, 0, kEcx, 19, kNone},
-    {"sse4.2", 1, 0, kEcx, 20, kNone},
-    {"popcnt", 1, 0, kEcx, 23, kNone},
-    {"avx", 1, 0, kEcx, 28, kAvx},
-    {"avx2", 7, 0, kEbx, 5, kAvx},
-    {"fma", 1, 0, kEcx, 12, kAvx},
-    {"f16c", 1, 0, kEcx, 29, kAvx},
-    {"bmi", 7, 0, kEbx, 3, kNone},
-    {"bmi2", 7, 0, kEbx, 8, kNone},
-    {"lzcnt", 0x80000001, 0, kEcx, 5, kNone},
-    {"movbe", 1, 0, kEcx, 22, kNone},
-    {"avx512f", 7, 0, kEbx, 16, kAvx512},
-    {"avx512bw", 7, 0, kEbx, 30, kAvx512},
-    {"avx512cd", 7, 0, kEbx, 28, kAvx512},
-    {"avx512dq", 7, 0, kEbx, 17, kAvx512},
-    {"avx512vl", 7, 0, kEbx, 31, kAvx512},
-    {"avx512vbmi", 7, 0, kEcx, 1, kAvx512},
-    {"avx512vbmi2", 7, 0, kEcx, 6, kAvx512},
-    {"avx512vnni", 7, 0, kEcx, 11, kAvx512},
-    {"avx512bitalg", 7, 0, kEcx, 12, kAvx512},
-    {"avx512vpopcntdq", 7, 0, kEcx, 14, kAvx512},
-    {"avx512ifma", 7, 0, kEbx, 21, kAvx512},
-    {"avx512bf16", 7, 1, kEax, 5, kAvx512},
-    {"avx512fp16", 7, 0, kEdx, 23, kAvx512},
-    {"avxvnni", 7, 1, kEax, 4, kAvx},
-    {"gfni", 7, 0, kEcx, 8, kNone},
-    {"vaes", 7, 0, kEcx, 9, kAvx},
-    {"vpclmulqdq", 7, 0, kEcx, 10, kAvx},
-    {"adx", 7, 0, kEbx, 19, kNone},
-    {"sse4a", 0x80000001, 0, kEcx, 6, kNone},
-    {"xop", 0x80000001, 0, kEcx, 11, kAvx},
-    {"fma4", 0x80000001, 0, kEcx, 16, kAvx},
-    {"tbm", 0x80000001, 0, kEcx, 21, kNone},
-    {"avxifma", 7, 1, kEax, 23, kAvx},
-    {"avxneconvert", 7, 1, kEdx, 5, kAvx},
-    {"avxvnniint8", 7, 1, kEdx, 4, kAvx},
-    {"avxvnniint16", 7, 1, kEdx, 10, kAvx},
-    {"avx10.2", 0x24, 0, kEbx, 1, kAvx512}, /* the low byte is the version, and 2 the last one: see below */
-    {"egpr", 7, 1, kEdx, 21, kApx},
-    {"ndd", 7, 1, kEdx, 21, kApx},
-    {"nf", 7, 1, kEdx, 21, kApx},
-    {"ccmp", 7, 1, kEdx, 21, kApx},
-    {"cf", 7, 1, kEdx, 21, kApx},
-    {"zu", 7, 1, kEdx, 21, kApx},
-    {"ppx", 7, 1, kEdx, 21, kApx},
-    {"push2pop2", 7, 1, kEdx, 21, kApx},
+} wp_features[] = {
+    {"sse3", 1, 0, WP_ECX, 0, WP_NO_STATE},
+    {"ssse3", 1, 0, WP_ECX, 9, WP_NO_STATE},
+    {"sse4.1", 1, 0, WP_ECX, 19, WP_NO_STATE},
+    {"sse4.2", 1, 0, WP_ECX, 20, WP_NO_STATE},
+    {"popcnt", 1, 0, WP_ECX, 23, WP_NO_STATE},
+    {"avx", 1, 0, WP_ECX, 28, WP_AVX},
+    {"avx2", 7, 0, WP_EBX, 5, WP_AVX},
+    {"fma", 1, 0, WP_ECX, 12, WP_AVX},
+    {"f16c", 1, 0, WP_ECX, 29, WP_AVX},
+    {"bmi", 7, 0, WP_EBX, 3, WP_NO_STATE},
+    {"bmi2", 7, 0, WP_EBX, 8, WP_NO_STATE},
+    {"lzcnt", 0x80000001, 0, WP_ECX, 5, WP_NO_STATE},
+    {"movbe", 1, 0, WP_ECX, 22, WP_NO_STATE},
+    {"avx512f", 7, 0, WP_EBX, 16, WP_AVX512},
+    {"avx512bw", 7, 0, WP_EBX, 30, WP_AVX512},
+    {"avx512cd", 7, 0, WP_EBX, 28, WP_AVX512},
+    {"avx512dq", 7, 0, WP_EBX, 17, WP_AVX512},
+    {"avx512vl", 7, 0, WP_EBX, 31, WP_AVX512},
+    {"avx512vbmi", 7, 0, WP_ECX, 1, WP_AVX512},
+    {"avx512vbmi2", 7, 0, WP_ECX, 6, WP_AVX512},
+    {"avx512vnni", 7, 0, WP_ECX, 11, WP_AVX512},
+    {"avx512bitalg", 7, 0, WP_ECX, 12, WP_AVX512},
+    {"avx512vpopcntdq", 7, 0, WP_ECX, 14, WP_AVX512},
+    {"avx512ifma", 7, 0, WP_EBX, 21, WP_AVX512},
+    {"avx512bf16", 7, 1, WP_EAX, 5, WP_AVX512},
+    {"avx512fp16", 7, 0, WP_EDX, 23, WP_AVX512},
+    {"avxvnni", 7, 1, WP_EAX, 4, WP_AVX},
+    {"gfni", 7, 0, WP_ECX, 8, WP_NO_STATE},
+    {"vaes", 7, 0, WP_ECX, 9, WP_AVX},
+    {"vpclmulqdq", 7, 0, WP_ECX, 10, WP_AVX},
+    {"adx", 7, 0, WP_EBX, 19, WP_NO_STATE},
+    {"sse4a", 0x80000001, 0, WP_ECX, 6, WP_NO_STATE},
+    {"xop", 0x80000001, 0, WP_ECX, 11, WP_AVX},
+    {"fma4", 0x80000001, 0, WP_ECX, 16, WP_AVX},
+    {"tbm", 0x80000001, 0, WP_ECX, 21, WP_NO_STATE},
+    {"avxifma", 7, 1, WP_EAX, 23, WP_AVX},
+    {"avxneconvert", 7, 1, WP_EDX, 5, WP_AVX},
+    {"avxvnniint8", 7, 1, WP_EDX, 4, WP_AVX},
+    {"avxvnniint16", 7, 1, WP_EDX, 10, WP_AVX},
+    {"avx10.2", 0x24, 0, WP_EBX, 1, WP_AVX512}, /* the low byte is the version, and 2 the last one: see below */
+    {"egpr", 7, 1, WP_EDX, 21, WP_APX},
+    {"ndd", 7, 1, WP_EDX, 21, WP_APX},
+    {"nf", 7, 1, WP_EDX, 21, WP_APX},
+    {"ccmp", 7, 1, WP_EDX, 21, WP_APX},
+    {"cf", 7, 1, WP_EDX, 21, WP_APX},
+    {"zu", 7, 1, WP_EDX, 21, WP_APX},
+    {"ppx", 7, 1, WP_EDX, 21, WP_APX},
+    {"push2pop2", 7, 1, WP_EDX, 21, WP_APX},
 };
 
-static uint32_t saved_state(void) {
+static uint32_t wp_saved_state(void) {
   uint32_t registers[4];
   __cpuid(1, registers[0], registers[1], registers[2], registers[3]);
-  if (!(registers[kEcx] >> 27 & 1)) return 0; /* OSXSAVE */
+  if (!(registers[WP_ECX] >> 27 & 1)) return 0; /* OSXSAVE */
   uint32_t low, high;
   __asm__ volatile(".byte 0x0f, 0x01, 0xd0" : "=a"(low), "=d"(high) : "c"(0)); /* xgetbv */
   return low;
 }
 
-static int has_feature(const char* name, size_t length) {
-  for (size_t i = 0; i < sizeof kFeatures / sizeof *kFeatures; i++) {
-    if (strlen(kFeatures[i].name) != length || memcmp(kFeatures[i].name, name, length)) continue;
-    uint32_t registers[4], state = kFeatures[i].state;
-    if (!__get_cpuid_count(kFeatures[i].leaf, kFeatures[i].subleaf, &registers[0], &registers[1], &registers[2],
+static int wp_has_feature(const char* name, size_t length) {
+  for (size_t i = 0; i < sizeof wp_features / sizeof *wp_features; i++) {
+    if (strlen(wp_features[i].name) != length || memcmp(wp_features[i].name, name, length)) continue;
+    uint32_t registers[4], state = wp_features[i].state;
+    if (!__get_cpuid_count(wp_features[i].leaf, wp_features[i].subleaf, &registers[0], &registers[1], &registers[2],
                            &registers[3]))
       return 0;
-    if (state && (saved_state() & state) != state) return 0;
-    uint32_t found = registers[kFeatures[i].reg];
-    return kFeatures[i].leaf == 0x24 ? (found & 0xff) >= 2 : found >> kFeatures[i].bit & 1;
+    if (state && (wp_saved_state() & state) != state) return 0;
+    uint32_t found = registers[wp_features[i].reg];
+    return wp_features[i].leaf == 0x24 ? (found & 0xff) >= 2 : found >> wp_features[i].bit & 1;
   }
   return 0;
 }
@@ -114,7 +114,7 @@ static int has_feature(const char* name, size_t length) {
 static const struct {
   char name[16];
   uint8_t word, bit;
-} kFeatures[] = {
+} wp_features[] = {
 #if defined(__aarch64__)
     {"fp-armv8", 16, 0}, {"neon", 16, 1}, {"lse", 16, 8}, {"fullfp16", 16, 10}, {"rdm", 16, 12}, {"jsconv", 16, 13},
     {"complxnum", 16, 14}, {"rcpc", 16, 15}, {"sha3", 16, 17}, {"dotprod", 16, 20}, {"sve", 16, 22},
@@ -129,10 +129,10 @@ static const struct {
 #endif
 };
 
-static int has_feature(const char* name, size_t length) {
-  for (size_t i = 0; i < sizeof kFeatures / sizeof *kFeatures; i++)
-    if (strlen(kFeatures[i].name) == length && !memcmp(kFeatures[i].name, name, length))
-      return getauxval(kFeatures[i].word) >> kFeatures[i].bit & 1;
+static int wp_has_feature(const char* name, size_t length) {
+  for (size_t i = 0; i < sizeof wp_features / sizeof *wp_features; i++)
+    if (strlen(wp_features[i].name) == length && !memcmp(wp_features[i].name, name, length))
+      return getauxval(wp_features[i].word) >> wp_features[i].bit & 1;
   return 0;
 }
 
@@ -140,18 +140,18 @@ static int has_feature(const char* name, size_t length) {
 
 /* Elsewhere nothing is known, and the level that needs least is taken. */
 #define WP_UNKNOWN_CPU
-static int has_feature(const char* name, size_t length) {
+static int wp_has_feature(const char* name, size_t length) {
   (void)name, (void)length;
   return 1;
 }
 
 #endif
 
-static int has_features(const char* list) {
+static int wp_has_features(const char* list) {
   const char* name;
   size_t length;
-  while (next_feature(&list, &name, &length))
-    if (!has_feature(name, length)) return 0;
+  while (wp_next_feature(&list, &name, &length))
+    if (!wp_has_feature(name, length)) return 0;
   return 1;
 }
 

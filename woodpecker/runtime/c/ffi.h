@@ -11,12 +11,12 @@ typedef struct {
     int64_t v_int64;
     void* v_ptr;
   };
-} Any;
+} wp_any;
 
 typedef struct {
   uint8_t code, bits;
   uint16_t lanes;
-} DLDataType;
+} wp_dtype;
 
 typedef struct {
   void* data;
@@ -24,18 +24,20 @@ typedef struct {
     int32_t type, id;
   } device;
   int32_t ndim;
-  DLDataType dtype;
+  wp_dtype dtype;
   int64_t *shape, *strides;
   uint64_t byte_offset;
-} DLTensor;
+} wp_tensor;
 
-enum { kInt = 1, kDLTensorPtr = 7, kTensor = 70, kObjectHeaderBytes = 24 };
-enum { kCpu = 1, kDLInt = 0, kDLUInt = 1, kDLFloat = 2 };
+enum { WP_FFI_INT = 1, WP_FFI_DLTENSOR_PTR = 7, WP_FFI_TENSOR = 70, WP_FFI_HEADER_BYTES = 24 };
+enum { WP_DL_CPU = 1, WP_DL_INT = 0, WP_DL_UINT = 1, WP_DL_FLOAT = 2 };
 
 /* What a compiled entry is. */
-typedef int (*Entry)(void*, const Any*, int32_t, Any*);
+typedef int (*wp_entry)(void*, const wp_any*, int32_t, wp_any*);
 
-static inline Any any_int(int64_t value) { return (Any){.type_index = kInt, .v_int64 = value}; }
-static inline Any any_tensor(DLTensor* tensor) { return (Any){.type_index = kDLTensorPtr, .v_ptr = tensor}; }
+static inline wp_any wp_any_int(int64_t value) { return (wp_any){.type_index = WP_FFI_INT, .v_int64 = value}; }
+static inline wp_any wp_any_tensor(wp_tensor* tensor) {
+  return (wp_any){.type_index = WP_FFI_DLTENSOR_PTR, .v_ptr = tensor};
+}
 
 #endif

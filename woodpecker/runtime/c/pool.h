@@ -1,7 +1,7 @@
 /* A thread pool of a model's own. It starts on the first parallel call. Workers spin for a moment before they sleep, so
  * that calls in a row cost a few microseconds. It is safe after fork: the child starts with no workers. While one call
- * uses the pool, another thread's call runs its tasks itself, one after the other. The library is linked with
- * -z nodelete, because workers outlive calls.
+ * uses the pool, another thread's call runs its tasks itself, one after the other. Workers outlive calls, so the code
+ * has to stay: it is linked with -z nodelete, and where it is part of a program's own plugin, that is kept in memory.
  */
 #ifndef WP_POOL_H
 #define WP_POOL_H
@@ -9,11 +9,11 @@
 #include <stdint.h>
 
 /* One of a job's tasks; returns 0, or what went wrong. */
-typedef int (*Task)(const void* job, int task, int tasks);
+typedef int (*wp_task)(const void* job, int task, int tasks);
 
-enum { kMaxTasks = 256, kSpins = 2000 };
+enum { WP_MAX_TASKS = 256, WP_SPINS = 2000 };
 
-static int run_all(Task run, const void* job, int tasks) {
+static int wp_run_all(wp_task run, const void* job, int tasks) {
   int failed = 0;
   for (int task = 0; task < tasks && !failed; task++) failed = run(job, task, tasks);
   return failed;
@@ -21,7 +21,7 @@ static int run_all(Task run, const void* job, int tasks) {
 
 #ifdef __wasm__ /* no threads */
 
-static int run_parallel(Task run, const void* job, int tasks) { return run_all(run, job, tasks); }
+static int wp_run_parallel(wp_task run, const void* job, int tasks) { return wp_run_all(run, job, tasks); }
 
 #else
 
@@ -29,6 +29,11 @@ static int run_parallel(Task run, const void* job, int tasks) { return run_all(r
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#ifdef _WIN32
+#include <windows.h>
+#else
+#include <dlfcn.h>
+#endif
 
 static struct {
   pthread_mutex_t busy;          /* held by the call that uses the pool */
@@ -39,11 +44,11 @@ static struct {
   _Atomic uint32_t ticket;       /* tasks << 16 | next task, in one word: a late worker can't mix two jobs */
   _Atomic int pending, failed;
   int tasks;
-  Task run;
+  wp_task run;
   const void* job;
-} pool = {.busy = PTHREAD_MUTEX_INITIALIZER, .mutex = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+} wp_pool = {.busy = PTHREAD_MUTEX_INITIALIZER, .mutex = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
-static inline void relax(void) {
+static inline void wp_relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -52,63 +57,84 @@ static inline void relax(void) {
 }
 
 /* A task that nobody has taken yet, or -1. Its job can't end before the task is done, so its data stay valid. */
-static int claim(void) {
-  uint32_t ticket = atomic_load(&pool.ticket);
+static int wp_claim(void) {
+  uint32_t ticket = atomic_load(&wp_pool.ticket);
   do {
     if ((ticket & 0xffff) >= ticket >> 16) return -1;
-  } while (!atomic_compare_exchange_weak(&pool.ticket, &ticket, ticket + 1));
+  } while (!atomic_compare_exchange_weak(&wp_pool.ticket, &ticket, ticket + 1));
   return (int)(ticket & 0xffff);
 }
 
-static void work(void) {
-  for (int task; (task = claim()) >= 0;) {
-    int failed = pool.run(pool.job, task, pool.tasks);
-    if (failed) atomic_store(&pool.failed, failed);
-    atomic_fetch_sub(&pool.pending, 1);
+static void wp_work(void) {
+  for (int task; (task = wp_claim()) >= 0;) {
+    int failed = wp_pool.run(wp_pool.job, task, wp_pool.tasks);
+    if (failed) atomic_store(&wp_pool.failed, failed);
+    atomic_fetch_sub(&wp_pool.pending, 1);
   }
 }
 
-static void* worker(void* start) {
+static void* wp_worker(void* start) {
   uint32_t seen = (uint32_t)(uintptr_t)start;
   for (;;) {
-    for (int i = 0; i < kSpins && atomic_load(&pool.generation) == seen; i++) relax();
-    if (atomic_load(&pool.generation) == seen) {
-      pthread_mutex_lock(&pool.mutex);
-      while (atomic_load(&pool.generation) == seen) pthread_cond_wait(&pool.wake, &pool.mutex);
-      pthread_mutex_unlock(&pool.mutex);
+    for (int i = 0; i < WP_SPINS && atomic_load(&wp_pool.generation) == seen; i++) wp_relax();
+    if (atomic_load(&wp_pool.generation) == seen) {
+      pthread_mutex_lock(&wp_pool.mutex);
+      while (atomic_load(&wp_pool.generation) == seen) pthread_cond_wait(&wp_pool.wake, &wp_pool.mutex);
+      pthread_mutex_unlock(&wp_pool.mutex);
     }
-    seen = atomic_load(&pool.generation);
-    work();
+    seen = atomic_load(&wp_pool.generation);
+    wp_work();
   }
   return 0;
 }
 
 #ifndef _WIN32
-static void child_after_fork(void) {
-  pthread_mutex_init(&pool.busy, 0);
-  pthread_mutex_init(&pool.mutex, 0);
-  pthread_cond_init(&pool.wake, 0);
-  pool.workers = 0;
-  atomic_store(&pool.ticket, 0);
+static void wp_child_after_fork(void) {
+  pthread_mutex_init(&wp_pool.busy, 0);
+  pthread_mutex_init(&wp_pool.mutex, 0);
+  pthread_cond_init(&wp_pool.wake, 0);
+  wp_pool.workers = 0;
+  atomic_store(&wp_pool.ticket, 0);
 }
 #endif
 
-static void grow(int workers) {
+/* Keep the library or program that holds this code, so that unloading it does not take the code from the workers. */
+#if defined(_WIN32)
+static void wp_stay(void) {
+  HMODULE self;
+  GetModuleHandleExA(GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_PIN, (LPCSTR)(void*)&wp_pool,
+                     &self);
+}
+#elif defined(WP_SHARED) && defined(__ELF__) /* linked with -z nodelete */
+static void wp_stay(void) {}
+#else
+/* Before glibc 2.34 these are libdl's, and a program with no dynamic linker has neither, nor plugins. */
+extern int dladdr(const void*, Dl_info*) __attribute__((weak));
+extern void* dlopen(const char*, int) __attribute__((weak));
+static void wp_stay(void) {
+  Dl_info self;
+  if (dladdr && dlopen && dladdr((const void*)&wp_pool, &self))
+    dlopen(self.dli_fname, RTLD_NOW | RTLD_NODELETE | RTLD_NOLOAD);
+}
+#endif
+
+static void wp_grow(int workers) {
+  if (!wp_pool.workers) wp_stay();
   pthread_attr_t attr;
   pthread_attr_init(&attr);
   pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 #ifndef _WIN32
   static int hooked;
-  if (!hooked) hooked = !pthread_atfork(0, 0, child_after_fork);
+  if (!hooked) hooked = !pthread_atfork(0, 0, wp_child_after_fork);
   sigset_t all, before; /* a worker inherits the mask: signals are for the host's own threads */
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
 #endif
-  while (pool.workers < workers) {
+  while (wp_pool.workers < workers) {
     pthread_t thread;
-    void* seen = (void*)(uintptr_t)atomic_load(&pool.generation);
-    if (pthread_create(&thread, &attr, worker, seen)) break; /* fewer workers do all the work as well */
-    pool.workers++;
+    void* seen = (void*)(uintptr_t)atomic_load(&wp_pool.generation);
+    if (pthread_create(&thread, &attr, wp_worker, seen)) break; /* fewer workers do all the work as well */
+    wp_pool.workers++;
   }
 #ifndef _WIN32
   pthread_sigmask(SIG_SETMASK, &before, 0);
@@ -117,27 +143,27 @@ static void grow(int workers) {
 }
 
 /* Run all tasks of a job, and wait for them. Returns 0, or what one of them returned. */
-static int run_parallel(Task run, const void* job, int tasks) {
-  if (tasks > kMaxTasks) tasks = kMaxTasks;
-  if (tasks == 1 || pthread_mutex_trylock(&pool.busy)) return run_all(run, job, tasks);
-  grow(tasks - 1);
-  pool.run = run;
-  pool.job = job;
-  pool.tasks = tasks;
-  atomic_store(&pool.failed, 0);
-  atomic_store(&pool.pending, tasks);
-  atomic_store(&pool.ticket, (uint32_t)tasks << 16);
-  pthread_mutex_lock(&pool.mutex);
-  atomic_fetch_add(&pool.generation, 1);
-  pthread_cond_broadcast(&pool.wake);
-  pthread_mutex_unlock(&pool.mutex);
-  work();
-  for (int spins = 0; atomic_load(&pool.pending);) {
-    if (spins < kSpins) spins++, relax();
+static int wp_run_parallel(wp_task run, const void* job, int tasks) {
+  if (tasks > WP_MAX_TASKS) tasks = WP_MAX_TASKS;
+  if (tasks == 1 || pthread_mutex_trylock(&wp_pool.busy)) return wp_run_all(run, job, tasks);
+  wp_grow(tasks - 1);
+  wp_pool.run = run;
+  wp_pool.job = job;
+  wp_pool.tasks = tasks;
+  atomic_store(&wp_pool.failed, 0);
+  atomic_store(&wp_pool.pending, tasks);
+  atomic_store(&wp_pool.ticket, (uint32_t)tasks << 16);
+  pthread_mutex_lock(&wp_pool.mutex);
+  atomic_fetch_add(&wp_pool.generation, 1);
+  pthread_cond_broadcast(&wp_pool.wake);
+  pthread_mutex_unlock(&wp_pool.mutex);
+  wp_work();
+  for (int spins = 0; atomic_load(&wp_pool.pending);) {
+    if (spins < WP_SPINS) spins++, wp_relax();
     else sched_yield();
   }
-  int failed = atomic_load(&pool.failed);
-  pthread_mutex_unlock(&pool.busy);
+  int failed = atomic_load(&wp_pool.failed);
+  pthread_mutex_unlock(&wp_pool.busy);
   return failed;
 }
 
