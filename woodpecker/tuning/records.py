@@ -130,7 +130,7 @@ def from_json(data: Any, tvm_version: str | None = None) -> Record:
         raise InputError(f"the record's gain must be above 0 and at most {MAX_GAIN:,}, found {fields['gain']!r}")
     for name, choices in (("dtype", ("float32", "float64")), ("rows", ("given", "sampled"))):
         if fields[name] not in choices:
-            raise InputError(f"the record's {name} must be {" or ".join(choices)}, found {fields[name][:40]!r}")
+            raise InputError(f"the record's {name} must be {' or '.join(choices)}, found {fields[name][:40]!r}")
     if not all(isinstance(version, str) for version in fields["versions"].values()):
         raise InputError("the record's versions must be strings")
     for name in ("shape", "target"):
