@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import woodpecker as wp
+from woodpecker import toolchain
 from woodpecker.errors import InputError, TargetError, UnsupportedModelError
 
 from .artifact_support import copy_fixture, forest_fixture, saved_fixture, stump_fixture  # noqa: F401
@@ -28,9 +29,16 @@ class TestSaving:
         assert self.left(tmp_path) == []
 
     def test_no_compiler(self, forest, tmp_path, monkeypatch):
+        model = wp.compile(forest)
         monkeypatch.setenv("CC", "no-such-compiler -O2")
+        with pytest.raises(TargetError, match="CC names 'no-such-compiler', and there is no such program"):
+            model.save(tmp_path / "m.so")
+        monkeypatch.delenv("CC")
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setattr(toolchain, "_zig", lambda platform: None)
         with pytest.raises(TargetError, match="needs a C compiler, and none was found: install gcc"):
-            wp.compile(forest).save(tmp_path / "m.so")
+            model.save(tmp_path / "m.so")
+        assert self.left(tmp_path) == []
 
     @pytest.mark.parametrize(
         ("script", "message"),

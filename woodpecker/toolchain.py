@@ -84,7 +84,12 @@ def find(platform: Platform) -> Toolchain:
         for command in [wanted] if wanted else [["cc"], ["gcc"], ["clang"]]:
             if found := _runnable(command):
                 return Toolchain(command[0], found, archiver=_archiver_of(found))
-        if not wanted and (zig := _zig(platform)):
+        if wanted:
+            raise TargetError(
+                f"the environment variable CC names {wanted[0]!r}, and there is no such program: name a C compiler, or "
+                "unset it"
+            )
+        if zig := _zig(platform):
             return zig
         raise TargetError(
             "saving a model needs a C compiler, and none was found: install gcc or clang (Debian: apt install gcc), or "
