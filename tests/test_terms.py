@@ -82,7 +82,7 @@ def test_only_where_it_pays():
     ns = large._terms["ns_per_row"]
     assert large._by_trees.start == -(-2 * threads.NS_PER_SHARE // ns)
     for n in large._by_trees:
-        assert 2 <= large._tree_tasks(n) <= n * ns / threads.NS_PER_SHARE
+        assert 2 <= large._tree_tasks(large._terms, n) <= n * ns / threads.NS_PER_SHARE
     assert "terms" not in large.inspect()
 
 

@@ -32,7 +32,7 @@ class CpuTarget:
 
     Args:
         name: What the user asked for.
-        config: TVM target configuration, as sorted JSON; hashable, a key for caches.
+        config: TVM target configuration, as JSON; hashable, a key for caches.
         system, machine: Platform, as `sys.platform` and LLVM name it.
         cpu: LLVM's name of the CPU.
         features: CPU features that code may use, of those that `machine.FLAGS` knows.

@@ -55,7 +55,7 @@ class Predictor(CompiledModel):
         self._by_trees = range(0)
         if self._terms is not None:
             end = self._terms["max_rows"] + 1
-            least = next((n for n in range(1, end) if self._tree_tasks(n) > 1), end)
+            least = next((n for n in range(1, end) if self._tree_tasks(self._terms, n) > 1), end)
             self._by_trees = range(least, end)
 
     def predict_raw(self, X: Any, *, out: np.ndarray | None = None) -> Any:
@@ -126,8 +126,8 @@ class Predictor(CompiledModel):
         n = len(X)
         if n == 0 or out.size == 0:
             return
-        if n in self._by_trees and name in ("raw_f32", "raw_f64"):
-            self._by_terms(name, X, out)
+        if self._terms is not None and n in self._by_trees and name in ("raw_f32", "raw_f64"):
+            self._by_terms(self._terms, name, X, out)
             return
         tasks = 1 if n <= self._row_block else threads.tasks(self._num_threads, n, self._ns_per_row, self._row_block)
         scratch = self._scratch(tasks * self._scratch_bytes)
@@ -138,23 +138,21 @@ class Predictor(CompiledModel):
         else:
             self._program.entry(name + "_parallel")(X, out, scratch, self._model, 0, n, tasks)
 
-    def _tree_tasks(self, n: int) -> int:
-        assert self._terms is not None
-        return threads.tree_tasks(self._num_threads, n, self._terms["ns_per_row"], self._terms["groups"])
+    def _tree_tasks(self, terms: Mapping[str, Any], n: int) -> int:
+        return threads.tree_tasks(self._num_threads, n, terms["ns_per_row"], terms["groups"])
 
-    def _by_terms(self, name: str, X: np.ndarray, out: np.ndarray) -> None:
+    def _by_terms(self, terms: Mapping[str, Any], name: str, X: np.ndarray, out: np.ndarray) -> None:
         """Raw scores of a few rows, in tasks that share the trees out."""
-        assert self._terms is not None
-        n, tasks = len(X), self._tree_tasks(len(X))
+        n, tasks = len(X), self._tree_tasks(terms, len(X))
         held: np.ndarray | None = getattr(self._local, "terms", None)
         if held is None:
-            held = np.empty((self._terms["max_rows"], self._terms["width"]), self._acc_dtype)
+            held = np.empty((terms["max_rows"], terms["width"]), self._acc_dtype)
             self._local.terms = held
         found, scratch = held[:n], self._scratch(tasks * self._scratch_bytes)
         if not X.flags.writeable:
             X = _writable_alias(X)
         entry = self._program.entry(f"terms_{name.removeprefix('raw_')}_parallel")
-        entry(X, found, scratch, self._model, 0, self._terms["groups"], tasks)
+        entry(X, found, scratch, self._model, 0, terms["groups"], tasks)
         self._program.entry("total")(found, out, scratch, self._model, 0, n)
 
     def _scratch(self, nbytes: int) -> Any:

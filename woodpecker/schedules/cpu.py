@@ -219,11 +219,11 @@ def _leaf_ids(frame: Frame, first: Expr, count: Expr, groups: Expr) -> None:
             at = [first + tirx.Cast("int64", r), tirx.Cast("int64", t)]
             TB.buffer_store(frame.arguments.out, frame.tables["leaf_id"][position], at)
 
-    with TB.serial(0, tree_groups(frame)) as t, TB.serial(0, groups) as group:
+    with TB.serial(0, _tree_groups(frame)) as t, TB.serial(0, groups) as group:
         STRATEGIES[frame.signature.strategy](frame, t * const(frame.trees), group, sink)
 
 
-def tree_groups(frame: Frame) -> Expr:
+def _tree_groups(frame: Frame) -> Expr:
     """How many groups of trees there are. The last may hold padding: trees whose leaves have the value -0.0."""
     return tirx.truncdiv(frame.scalar("n_trees") + const(frame.trees - 1), const(frame.trees))
 
@@ -285,7 +285,7 @@ def _raw_scores(
     of_vectors = whole_vector if "vector" in dict(frame.signature.constants) else vector
     sink = of_vectors if "vector" in flags else linear if "linear" in flags else scalar
     whole = adder(frame.signature)
-    with TB.serial(0, tree_groups(frame)) as t:
+    with TB.serial(0, _tree_groups(frame)) as t:
         if whole:
             whole(frame, t, sums)
         else:
