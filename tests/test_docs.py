@@ -18,7 +18,7 @@ import woodpecker as wp
 from woodpecker.errors import WoodpeckerError
 from woodpecker.manifest import ENTRIES
 from woodpecker.predicates import canonicalise
-from woodpecker.relay_ops import bitslice, circuit, gemm, link, perfect_tree_traversal, scan
+from woodpecker.relay_ops import bitslice, circuit, gemm, link, numbered, perfect_tree_traversal, scan
 from woodpecker.relay_ops.plan import STRATEGIES
 from woodpecker.runtime import format as fmt
 from woodpecker.runtime import machine, threads
@@ -142,7 +142,7 @@ def test_strategies_lists_every_option_and_limit():
     tree = perfect_tree_traversal
     assert f"deeper than {tree.MAX_DEPTH}; padded trees of more than {tree.MAX_BYTES >> 20} MiB" in text
     assert f"more than {2**bitslice.MAX_BITS:,} leaves; more than {circuit.MAX_ROWS // 2:,} distinct tests" in text
-    tables = f"leaf tables, or ranks of a row block, of more than {scan.MAX_BYTES >> 20} MiB"
+    tables = f"leaf tables, or ranks of a row block, of more than {numbered.MAX_BYTES >> 20} MiB"
     assert f"a tree of more than {2**scan.MAX_BITS:,} leaves; {tables}" in text
 
 

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import woodpecker as wp
 from woodpecker.forest import LEAF, Forest, tree_leaves, tree_of_node
 from woodpecker.nested import from_nested
 from woodpecker.predicates import canonicalise
 from woodpecker.relay_ops import rebalance
-from woodpecker.relay_ops.circuit import circuit, leaf_numbers
+from woodpecker.relay_ops.circuit import circuit
 from woodpecker.relay_ops.rebalance import Cuts, rebalanced
 
 from .gallery import FORESTS, chain, grown, leaf, split
@@ -94,7 +93,7 @@ def test_halves(name):
         level, depth = np.concatenate([cuts.left[level], cuts.right[level]]), depth + 1
     leaves = tree_leaves(forest)
     assert depth == int(leaves.max(initial=1) - 1).bit_length()
-    numbers = leaf_numbers(canonical)
+    numbers = circuit(canonical, np.arange(forest.n_nodes), forest.n_nodes).number
     for t in range(forest.n_trees):
         mine = numbers[(tree == t) & ~inner]
         assert len(set(mine)) == len(mine) and mine.min() >= 0 and mine.max() < 2**canonical.leaf_bits
@@ -112,11 +111,6 @@ def test_trees_that_take_too_many_steps_stay_as_they_are(monkeypatch):
     tests = np.random.default_rng(1).random((forest.n_nodes, ROWS)) < 0.5
     for t in range(3):
         np.testing.assert_array_equal(leaf_of_cuts(forest, cuts, tests, t), leaf_of(forest, tests, t))
-
-
-def test_a_predictor_keeps_no_cuts():
-    predictor = wp.compile(FORESTS["deep"](), strategy="bitslice", min_rows=1)
-    assert predictor.strategy == "bitslice" and len(rebalance._made) == 0
 
 
 def test_circuits_shrink():

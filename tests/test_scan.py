@@ -14,7 +14,7 @@ from woodpecker.errors import StrategyError
 from woodpecker.forest import Forest
 from woodpecker.nested import from_nested
 from woodpecker.predicates import canonicalise
-from woodpecker.relay_ops import bitslice, scan
+from woodpecker.relay_ops import bitslice, numbered, scan
 from woodpecker.relay_ops.plan import make_plan
 from woodpecker.schedules import cpu_bytes
 
@@ -157,7 +157,7 @@ def test_auto_takes_it_where_bitslice_refuses():
 def test_limits(make: Callable[[], Forest], name, value, reason, monkeypatch):
     forest = make()
     assert scan.applicable(canonicalise(forest), {}) is None
-    monkeypatch.setattr(scan, name, value)
+    monkeypatch.setattr(numbered, name, value)
     with pytest.raises(StrategyError, match=reason):
         wp.compile(forest, strategy="scan")
 

@@ -14,7 +14,6 @@ import tvm
 
 from .layout import Layout, Signature, directory, signature
 from .predicates import Canonical
-from .relay_ops import rebalance
 from .relay_ops.plan import WALKING, Step, make_plan
 from .runtime.format import Directory
 from .runtime.threads import NS_PER_SHARE
@@ -94,7 +93,6 @@ def make_levels(
         level, added = level_of(canonical, tables, plan, target, suffix, len(directories), tuning)
         levels.append(level)
         directories += added
-    rebalance.forget(canonical)
     return tuple(levels), directories
 
 

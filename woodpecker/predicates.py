@@ -52,9 +52,9 @@ class Columns:
         return len(self.feature)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Canonical:
-    """A forest whose splits are tests on columns. Equal to itself alone, so that what is derived from it can be kept.
+    """A forest whose splits are tests on columns.
 
     Args:
         forest: Where it comes from; topology and leaves are unchanged.

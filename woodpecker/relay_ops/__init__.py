@@ -11,8 +11,8 @@ A strategy is a module with the same few functions as its siblings:
     choose(canonical, options)      the options with those that were left to the forest
     space(canonical)                option -> the values that tuning tries; may be absent: the defaults alone are tried
     cost(canonical, rows)           estimated ns per row, for `auto`
-    prepare(canonical, options)     numbers: a `Layout` of numpy tables
-    positions(canonical, layout)    which leaf of the IR each leaf position of the tables is
+    prepare(canonical, options)     numbers: a `Layout` of numpy tables; and positions, int64: which leaf of the IR each
+                                    leaf position of the tables is, -1: none
     forward(...)                    the tensor program as a TE graph: column values (C + 1, n) -> positions (n, T); its
                                     expressions (`step`, `test`) are those of the kernels. The three classics have one
 """

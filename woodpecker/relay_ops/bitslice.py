@@ -21,11 +21,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..forest import LEAF, tree_leaves, tree_of_node
+from ..forest import LEAF, tree_leaves
 from ..layout import Layout
 from ..predicates import Canonical
-from . import category_sets
-from .circuit import FIRST, MAX_ROWS, ZEROS, circuit, leaf_numbers, operations
+from . import category_sets, numbered
+from .circuit import FIRST, MAX_ROWS, ZEROS, circuit, operations
 from .options import Option, no_power_of_two
 from .perfect_tree_traversal import heap
 from .predicate import columns_ns
@@ -63,8 +63,6 @@ OPERATION_NS, PADDED_NS = 1.4, 0.55
 NARROW = {128: (0.65, 0.35), 256: (0.72, 0.58)}
 """Rows of a block -> measured parts of what 512 cost: trees, and all else."""
 MAX_BITS = 12
-MAX_BYTES = 2**28
-MAX_SET_BITS = 2**27
 MAX_RANKS = 2**20
 
 
@@ -74,12 +72,8 @@ def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
     leaves = int(tree_leaves(canonical.forest).max(initial=1))
     if leaves > 2**MAX_BITS:
         return f"a tree of {leaves:,} leaves needs more than {MAX_BITS} bits a leaf number"
-    numbers = canonical.forest.n_trees << canonical.leaf_bits
-    if numbers * 24 > MAX_BYTES:
-        return f"{canonical.forest.n_trees:,} trees with tables for {leaves:,} leaves each need more than 256 MiB"
-    set_bits = category_sets.total_bits(canonical)
-    if set_bits > MAX_SET_BITS:
-        return f"the category sets hold {set_bits:,} bits; the limit is {MAX_SET_BITS:,}"
+    if refusal := numbered.too_large(canonical):
+        return refusal
     rows = predicate_rows(canonical)
     if rows > MAX_ROWS // 2:
         return f"{canonical.n_predicates:,} distinct predicates need {rows:,} rows; the limit is {MAX_ROWS // 2:,}"
@@ -185,12 +179,13 @@ def _n_sets(canonical: Canonical) -> int:
     return canonical.n_predicates - int(canonical.columns.bound_offset[canonical.columns.n_numeric])
 
 
-def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
-    """Bounds of the predicates, and the circuits."""
+def prepare(canonical: Canonical, options: Mapping[str, int]) -> tuple[Layout, np.ndarray]:
+    """Bounds of the predicates, and the circuits; positions (T * 2**bits,)."""
     columns = canonical.columns
     numeric = int(columns.bound_offset[columns.n_numeric])
     cut = pieces(canonical)
-    trees = _padded(canonical, depth) if (depth := perfect(canonical)) else _table(canonical)
+    depth = perfect(canonical)
+    trees, positions = _padded(canonical, depth) if depth else _table(canonical)
     first_predicate = trees.scalars["first_predicate"]
     tables: dict[str, np.ndarray] = {
         "bound32": columns.bound32[:numeric],
@@ -217,32 +212,23 @@ def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
         scalars |= {"n_sets": len(sets.of_right), "n_ranks": len(used)}
         scalars["first_rank"] = scalars["n_mask_rows"]
         scalars["n_mask_rows"] += len(used)
-    return trees | Layout(scalars, tables, {}, frozenset())
+    return trees | Layout(scalars, tables, {}, frozenset()), positions
 
 
-def _table(canonical: Canonical) -> Layout:
+def _table(canonical: Canonical) -> tuple[Layout, np.ndarray]:
     found = circuit(canonical, _predicates(canonical), predicate_rows(canonical))
     tables = {"operation_offset": found.offset.astype(np.int32), "operation": found.operations}
     first = FIRST + found.bits + found.n_temporary
-    return Layout({"first_predicate": first}, tables, {"bits": found.bits}, frozenset())
+    layout = Layout({"first_predicate": first}, tables, {"bits": found.bits}, frozenset())
+    return layout, numbered.positions(canonical, found.number)
 
 
-def _padded(canonical: Canonical, depth: int) -> Layout:
+def _padded(canonical: Canonical, depth: int) -> tuple[Layout, np.ndarray]:
     """The trees as perfect heaps of mask rows: the root at 1, the children of i at 2 i and 2 i + 1."""
     first = FIRST + depth + (LOOPED_DEPTH * 2 ** (depth - LOOPED_DEPTH) if depth > LOOPED_DEPTH else 0)
-    node = heap(canonical)[0]
+    node, leaves = heap(canonical)
     rows = np.where(canonical.forest.kind[node] == LEAF, ZEROS, first + _predicates(canonical)[node])
     rows = np.pad(rows, ((0, 0), (1, 0))).astype(np.uint16)
-    return Layout({"first_predicate": first}, {"heap_row": rows.reshape(-1)}, {"bits": depth}, frozenset({"perfect"}))
-
-
-def positions(canonical: Canonical, layout: Layout) -> np.ndarray:
-    """(T * 2**bits,) int64: the IR's leaf with each leaf number; -1: none."""
-    forest, bits = canonical.forest, layout.constants["bits"]
-    if "perfect" in layout.flags:
-        return heap(canonical)[1][:, ::-1].reshape(-1)
-    number = leaf_numbers(canonical)
-    out = np.full(forest.n_trees << bits, -1, np.int64)
-    leaves = np.flatnonzero(forest.kind == LEAF)
-    out[(tree_of_node(forest)[leaves] << bits) + number[leaves]] = leaves
-    return out
+    tables = {"heap_row": rows.reshape(-1)}
+    layout = Layout({"first_predicate": first}, tables, {"bits": depth}, frozenset({"perfect"}))
+    return layout, leaves[:, ::-1].reshape(-1)

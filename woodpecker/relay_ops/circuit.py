@@ -38,12 +38,14 @@ class Circuit:
         operations: uint64: select | left << 16 | right << 32 | result << 48, as row numbers of the mask matrix.
         bits: Bits of a leaf number.
         n_temporary: Rows of temporaries.
+        number: (N,) int64: see `leaf_numbers`.
     """
 
     offset: np.ndarray
     operations: np.ndarray
     bits: int
     n_temporary: int
+    number: np.ndarray
 
 
 def _levels(canonical: Canonical, cuts: Cuts) -> list[np.ndarray]:
@@ -57,15 +59,14 @@ def _levels(canonical: Canonical, cuts: Cuts) -> list[np.ndarray]:
     return levels
 
 
-def leaf_numbers(canonical: Canonical) -> np.ndarray:
+def leaf_numbers(canonical: Canonical, cuts: Cuts, levels: list[np.ndarray]) -> np.ndarray:
     """(N,) the leaf's number, below 2**leaf_bits; -1 at inner nodes.
 
     From the root, which owns [0, 2**bits), every node cuts its range in two, anywhere that leaves each child at least
     as many numbers as it has leaves. The roundest cut is taken: below a cut that is a multiple of 2**k, k bits start
     afresh in both children. The left child gets the upper part, unless the other way round allows a rounder cut.
     """
-    forest, bits, cuts = canonical.forest, canonical.leaf_bits, rebalanced(canonical)
-    levels, left, right = _levels(canonical, cuts), cuts.left, cuts.right
+    forest, bits, left, right = canonical.forest, canonical.leaf_bits, cuts.left, cuts.right
     count = (forest.kind == LEAF).astype(np.int64)
     for level in reversed(levels):
         count[level] = count[left[level]] + count[right[level]]
@@ -115,7 +116,7 @@ def circuit(canonical: Canonical, predicate: np.ndarray, n_predicates: int) -> C
     forest, bits = canonical.forest, canonical.leaf_bits
     tree, cuts = tree_of_node(forest), rebalanced(canonical)
     levels = _levels(canonical, cuts)
-    number = leaf_numbers(canonical)
+    number = leaf_numbers(canonical, cuts, levels)
     # Temporaries are numbered from 0 here and moved behind the bits once their count is known.
     temporary, predicate_row, made_row, output = 2**20, 2**21, 3 * 2**20, 2**22
     predicate = predicate + predicate_row
@@ -176,7 +177,7 @@ def circuit(canonical: Canonical, predicate: np.ndarray, n_predicates: int) -> C
         rows(selects) | rows(lefts) << np.uint64(16) | rows(rights) << np.uint64(32) | rows(results) << np.uint64(48)
     )
     offset = np.searchsorted(owner[order], np.arange(forest.n_trees + 1))
-    return Circuit(offset, packed, bits, 2 * widest + n_made)
+    return Circuit(offset, packed, bits, 2 * widest + n_made, number)
 
 
 def _made_masks(cuts: Cuts, tree: np.ndarray, predicate: np.ndarray, first_row: int) -> tuple[np.ndarray, int]:

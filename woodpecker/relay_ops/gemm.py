@@ -77,8 +77,8 @@ def _leaf_ranges(forest: Forest) -> tuple[np.ndarray, np.ndarray]:
     return first, count
 
 
-def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
-    """Path matrices and the tables of the tests, padded to the largest tree."""
+def prepare(canonical: Canonical, options: Mapping[str, int]) -> tuple[Layout, np.ndarray]:
+    """Path matrices and the tables of the tests, padded to the largest tree; positions (T * leaves,)."""
     forest, columns = canonical.forest, canonical.columns
     n_trees = forest.n_trees
     leaves = int(tree_leaves(forest).max(initial=1))
@@ -118,17 +118,10 @@ def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
         node_bitset[tree[inner], within] = canonical.node_bitset[inner]
         tables["node_bitset"] = node_bitset
     flat = {name: np.ascontiguousarray(table.reshape(-1)) for name, table in tables.items()}
-    return Layout({"n_tests": tests, "n_leaves": leaves}, flat, {**options}, frozenset())
-
-
-def positions(canonical: Canonical, layout: Layout) -> np.ndarray:
-    """(T * leaves,) int64: the IR's leaf at each position; -1 at padding."""
-    forest = canonical.forest
-    leaves = layout.scalars["n_leaves"]
-    out = np.full(forest.n_trees * leaves, -1, np.int64)
+    positions = np.full(n_trees * leaves, -1, np.int64)
     at = np.flatnonzero(forest.kind == LEAF)
-    out[tree_of_node(forest)[at] * leaves + _leaf_ranges(forest)[0][at]] = at
-    return out
+    positions[tree[at] * leaves + first[at]] = at
+    return Layout({"n_tests": tests, "n_leaves": leaves}, flat, {**options}, frozenset()), positions
 
 
 def test(i: Expr, value: Expr, tables: Mapping[str, Any]) -> Expr:

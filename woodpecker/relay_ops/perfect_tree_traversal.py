@@ -86,10 +86,11 @@ def _together(table: np.ndarray, trees: int) -> np.ndarray:
     return np.ascontiguousarray(table.transpose(0, 2, 1)).reshape(-1)
 
 
-def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
-    """Heap tables."""
+def prepare(canonical: Canonical, options: Mapping[str, int]) -> tuple[Layout, np.ndarray]:
+    """Heap tables; positions (T, padded to whole groups, times 2**D)."""
     forest, columns, trees = canonical.forest, canonical.columns, options["trees"]
-    node = _together(heap(canonical)[0], trees)
+    inner, leaves = heap(canonical)
+    node = _together(inner, trees)
     column = np.where(forest.kind[node] == LEAF, len(columns), canonical.node_column[node]).astype(np.uint32)
     bound = canonical.node_bound[node]  # -1 takes the one that is appended
     bound32 = np.append(columns.bound32, np.float32(np.inf))[bound]
@@ -98,14 +99,8 @@ def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
         tables["bound64"] = np.append(columns.bound64, np.inf)[bound]
     if canonical.has_categories:
         tables["node_bitset"] = canonical.node_bitset[node]
-    return Layout({"depth": canonical.max_depth}, tables, {**options}, frozenset())
-
-
-def positions(canonical: Canonical, layout: Layout) -> np.ndarray:
-    """(T, padded to whole groups, times 2**D) int64: the IR's leaf at each position; -1: none."""
-    leaves = heap(canonical)[1]
-    padding = -len(leaves) % layout.constants["trees"]
-    return np.pad(leaves, ((0, padding), (0, 0)), constant_values=-1).reshape(-1)
+    positions = np.pad(leaves, ((0, -len(leaves) % trees), (0, 0)), constant_values=-1).reshape(-1)
+    return Layout({"depth": canonical.max_depth}, tables, {**options}, frozenset()), positions
 
 
 def step(i: Expr, heap: Expr, trees: int, value_at: Any, tables: Mapping[str, Any], bind: Bind = unbound) -> Expr:

@@ -19,7 +19,6 @@ The idea of cutting trees in halves, rather than at the root, is that of paralle
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,21 +59,6 @@ class Cuts:
 
 def rebalanced(canonical: Canonical) -> Cuts:
     """The trees cut in halves, but for those of which a half is not found in MAX_STEPS nodes."""
-    if canonical not in _made:
-        _made[canonical] = _rebalanced(canonical)
-    return _made[canonical]
-
-
-def forget(canonical: Canonical) -> None:
-    """Let go of a forest's cuts, when its tables are made."""
-    _made.pop(canonical, None)
-
-
-_made: weakref.WeakKeyDictionary[Canonical, Cuts] = weakref.WeakKeyDictionary()
-"""Both the circuits and the leaf numbers need them."""
-
-
-def _rebalanced(canonical: Canonical) -> Cuts:
     forest = canonical.forest
     tree = tree_of_node(forest)
     base = forest.tree_offset[:-1][tree]

@@ -31,8 +31,8 @@ def build_module(canonical: Canonical, x_dtype: str, method: Method | None, plan
     graphs = [(STRATEGIES[s.strategy], s.options) for s in plan if hasattr(STRATEGIES[s.strategy], "forward")]
     default = tree_traversal.choose(canonical, resolve(tree_traversal.NAME, tree_traversal.OPTIONS, {}))
     strategy, options = (graphs or [(tree_traversal, default)])[0]
-    layout = predicate.prepare(canonical) | strategy.prepare(canonical, options)
-    layout |= aggregate.prepare(canonical, strategy.positions(canonical, layout), layout.flags)
+    layout, places = strategy.prepare(canonical, options)
+    layout = predicate.prepare(canonical) | layout | aggregate.prepare(canonical, places, layout.flags)
     value_dtype = "float64" if forest.input_dtype == x_dtype == "float64" else "float32"
     names = sorted(layout.tables)
     builder = relax.BlockBuilder()

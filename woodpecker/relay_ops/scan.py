@@ -29,7 +29,7 @@ import numpy as np
 from ..forest import LEAF, node_depth, tree_leaves, tree_of_node
 from ..layout import Layout
 from ..predicates import Canonical
-from . import category_sets
+from . import category_sets, numbered
 from .options import Option, no_power_of_two
 from .predicate import columns_ns
 
@@ -49,7 +49,6 @@ RANKS = 255
 HEIGHTS = (4, 6, 8)
 """Levels of search heaps."""
 MAX_BITS = 8
-MAX_BYTES = 2**28
 VECTORS = (1, 2, 4)
 """Vectors of LEAST_ROWS that a node is applied to: the fewest that hold the rows of a block. With several, their
 comparisons hide each other's latency."""
@@ -58,7 +57,6 @@ MEMBER_NS, MEMBER_VECTOR_NS, MEMBERS = 0.45, 0.47, 0.17
 TREE_NS, LEAF_BYTE_NS = 20.0, 0.025
 """Measured: a node, and a member of a category set, of which a set has that part of its ranks; for each vector of
 rows more. A tree, and a byte of a leaf value."""
-MAX_SET_BITS = 2**27
 
 
 def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
@@ -67,15 +65,11 @@ def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
     leaves = int(tree_leaves(canonical.forest).max(initial=1))
     if leaves > 2**MAX_BITS:
         return f"a tree of {leaves:,} leaves; a leaf number has {MAX_BITS} bits"
-    numbers = canonical.forest.n_trees << canonical.leaf_bits
-    if numbers * 24 > MAX_BYTES:
-        return f"{canonical.forest.n_trees:,} trees with tables for {leaves:,} leaves each need more than 256 MiB"
+    if refusal := numbered.too_large(canonical):
+        return refusal
     need = byte_columns(canonical) * options.get("rows", ROWS)
-    if need > MAX_BYTES:
+    if need > numbered.MAX_BYTES:
         return f"{canonical.n_predicates:,} distinct predicates need {need / 2**30:.1f} GiB of ranks; the limit is 0.25"
-    set_bits = category_sets.total_bits(canonical)
-    if set_bits > MAX_SET_BITS:
-        return f"the category sets hold {set_bits:,} bits; the limit is {MAX_SET_BITS:,}"
     return None
 
 
@@ -159,8 +153,8 @@ def _nodes(canonical: Canonical) -> _Nodes:
     return _Nodes(number, middle, nodes, offset)
 
 
-def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
-    """The nodes in preorder, and the bounds of each byte column as a search heap."""
+def prepare(canonical: Canonical, options: Mapping[str, int]) -> tuple[Layout, np.ndarray]:
+    """The nodes in preorder, and the bounds of each byte column as a search heap; positions (T * 2**bits,)."""
     columns, nodes = canonical.columns, _nodes(canonical)
     counts = _numeric_counts(canonical)
     first = _pieces(counts, RANKS)
@@ -183,7 +177,9 @@ def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
     scalars = {"n_bytes": byte_columns(canonical)}
     constants = {"bits": canonical.leaf_bits}
     layout = Layout(scalars, tables, constants, frozenset())
-    return layout | _members(canonical) if canonical.has_categories else layout
+    if canonical.has_categories:
+        layout |= _members(canonical)
+    return layout, numbered.positions(canonical, nodes.number)
 
 
 def _heaps(canonical: Canonical, first: np.ndarray) -> dict[str, np.ndarray]:
@@ -235,12 +231,3 @@ def _members(canonical: Canonical) -> Layout:
         "code": first.astype(np.int32),
     }
     return Layout({"n_sets": len(sets.of_right), "n_codes": int(first[-1])}, tables, {}, frozenset())
-
-
-def positions(canonical: Canonical, layout: Layout) -> np.ndarray:
-    """(T * 2**bits,) int64: the IR's leaf with each leaf number; -1: none."""
-    forest, bits = canonical.forest, layout.constants["bits"]
-    out = np.full(forest.n_trees << bits, -1, np.int64)
-    leaves = np.flatnonzero(forest.kind == LEAF)
-    out[(tree_of_node(forest)[leaves] << bits) + _nodes(canonical).number[leaves]] = leaves
-    return out

@@ -100,8 +100,8 @@ def sibling_order(canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:
     return order, left[order]
 
 
-def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
-    """Node tables, in the order of `sibling_order`."""
+def prepare(canonical: Canonical, options: Mapping[str, int]) -> tuple[Layout, np.ndarray]:
+    """Node tables, in the order of `sibling_order`, which leaf tables follow: positions (N + 1,) are nodes."""
     forest, columns = canonical.forest, canonical.columns
     order, left = sibling_order(canonical)
     # One leaf more, for the trees that fill the last group.
@@ -138,12 +138,7 @@ def prepare(canonical: Canonical, options: Mapping[str, int]) -> Layout:
         tables["bound64"] = np.where(numeric, bound64, np.inf)
     if canonical.has_categories:
         tables["node_bitset"] = np.append(canonical.node_bitset, np.int32(-1))[order]
-    return Layout({"link_bits": link_bits}, tables, {**options}, frozenset(flags))
-
-
-def positions(canonical: Canonical, layout: Layout) -> np.ndarray:
-    """(N + 1,) int64: for each position of the tables, the IR's node there; -1: none. Leaf tables follow it."""
-    return np.append(sibling_order(canonical)[0], -1)
+    return Layout({"link_bits": link_bits}, tables, {**options}, frozenset(flags)), order
 
 
 def step(p: Expr, value_at: Any, tables: Mapping[str, Any], link_bits: Expr, bind: Bind = unbound) -> Expr:

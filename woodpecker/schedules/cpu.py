@@ -61,8 +61,8 @@ def tables_of(canonical: Canonical) -> Callable[[Step], Layout]:
         module = PREPARED_BY[step.strategy]
         key = (step.strategy, *(step.options[name] for name in module.TABLE_OPTIONS))
         if key not in made:
-            layout = shared | module.prepare(canonical, step.options)
-            made[key] = layout | aggregate.prepare(canonical, module.positions(canonical, layout), layout.flags)
+            layout, positions = module.prepare(canonical, step.options)
+            made[key] = shared | layout | aggregate.prepare(canonical, positions, layout.flags)
         return made[key]
 
     return tables
