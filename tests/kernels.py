@@ -25,7 +25,7 @@ class Prepared:
 
 def prepared(forest: Forest, strategy: str, *, features: Collection[str] = (), **options: Any) -> Prepared:
     canonical = canonicalise(forest)
-    plan = make_plan(canonical, strategy, options)
+    plan = make_plan(canonical, strategy, options, features)
     layouts = lay_out(canonical, tables_of(canonical), plan, features)
     signatures = tuple(
         signature(layout, step.strategy, forest.input_dtype, str(forest.values.dtype))

@@ -16,6 +16,7 @@ from woodpecker.nested import from_nested
 from woodpecker.predicates import canonicalise
 from woodpecker.relay_ops import bitslice, numbered, scan
 from woodpecker.relay_ops.plan import make_plan
+from woodpecker.runtime.machine import X86_FLAGS
 from woodpecker.schedules import cpu_bytes
 
 from .gallery import FORESTS, Node, assert_agrees, compiled, grown, leaf, member, rows, split
@@ -125,7 +126,7 @@ def test_few_rows_walk():
     forest = grown(31, 20, 4, dtype=np.float32)
     few, many = wp.compile(forest, strategy="scan", min_rows=20).inspect()["plan"]
     assert (few["min_rows"], many["min_rows"], many["strategy"]) == (0, 20, "scan")
-    assert len(make_plan(canonicalise(forest), "scan", {"min_rows": 1})) == 1
+    assert len(make_plan(canonicalise(forest), "scan", {"min_rows": 1}, X86_FLAGS)) == 1
     predictor = wp.compile(forest, strategy="scan", min_rows=20)
     X = rows(forest, 300, 4, "float32")
     for n in (1, 19, 20, 21, 255, 256, 257, 275, 276, 277):
@@ -138,7 +139,7 @@ def test_auto_takes_it_where_bitslice_refuses():
     forest = from_nested([random_tree(rng, 32, 200) for _ in range(n)], 200, dtype="float32")
     canonical = canonicalise(forest)
     assert "distinct predicates" in str(bitslice.applicable(canonical, {}))
-    step = make_plan(canonical, "auto", {})[-1]
+    step = make_plan(canonical, "auto", {}, X86_FLAGS)[-1]
     assert step.strategy == "scan" and step.considered["scan"] == min(
         c for c in step.considered.values() if not isinstance(c, str)
     )

@@ -17,6 +17,7 @@ from woodpecker.predicates import canonicalise
 from woodpecker.relay_ops import gemm, perfect_tree_traversal, scan
 from woodpecker.relay_ops.plan import STRATEGIES, make_plan, plan_of
 from woodpecker.runtime import measure
+from woodpecker.runtime.machine import X86_FLAGS
 from woodpecker.targets import resolve
 from woodpecker.tuning.candidate import SYMBOL, build, code_of
 
@@ -169,9 +170,9 @@ def test_plans_of_an_empty_forest(strategy):
 
 
 def test_reasons_of_steps():
-    given = make_plan(canonicalise(chain(30, trees=20)), "bitslice", {"min_rows": 100})
+    given = make_plan(canonicalise(chain(30, trees=20)), "bitslice", {"min_rows": 100}, X86_FLAGS)
     assert given[-2].reason == "fewer than 100 rows, where bitslice was told to begin"
-    chosen = make_plan(canonicalise(chain(30, trees=20)), "bitslice", {})
+    chosen = make_plan(canonicalise(chain(30, trees=20)), "bitslice", {}, X86_FLAGS)
     least = chosen[-1].min_rows
     assert chosen[-2].reason == f"fewer than {least} rows cost less than a block of 512 of bitslice"
 
@@ -281,7 +282,7 @@ def test_wrong_options():
 
 def test_depth_rule():
     def chosen(depth: int, **options: int) -> str:
-        return make_plan(canonicalise(chain(depth)), "depth_rule", options)[0].strategy
+        return make_plan(canonicalise(chain(depth)), "depth_rule", options, X86_FLAGS)[0].strategy
 
     assert [chosen(d) for d in (0, 3, 4, 10, 11)] == [
         "gemm",
@@ -292,7 +293,7 @@ def test_depth_rule():
     ]
     assert chosen(3, low=2) == "perfect_tree_traversal"
     assert chosen(12, high=12) == "perfect_tree_traversal"
-    assert make_plan(canonicalise(chain(2)), "depth_rule", {"lanes": 32})[0].options == {"lanes": 32}
+    assert make_plan(canonicalise(chain(2)), "depth_rule", {"lanes": 32}, X86_FLAGS)[0].options == {"lanes": 32}
     with pytest.raises(StrategyError, match=r"depth 30 .*; the limit is depth 20"):
         chosen(30, high=40)
 
@@ -336,8 +337,8 @@ def test_guards_refuse_before_they_allocate(make, strategy, reason):
     tracemalloc.start()
     try:
         with pytest.raises(StrategyError, match=reason):
-            make_plan(canonical, strategy, {})
-        plan = make_plan(canonical, "auto", {})[-1]
+            make_plan(canonical, strategy, {}, X86_FLAGS)
+        plan = make_plan(canonical, "auto", {}, X86_FLAGS)[-1]
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -323,7 +323,7 @@ def test_each_cpu_level_has_a_record_of_its_own(forest, tmp_path, monkeypatch):
     assert [level.tuning.get("gain") for level in levels] == [2.0, 3.0, None]
     found = [[(step.min_rows, step.strategy) for step in level.plan] for level in levels]
     assert found[:2] == [[(0, "tree_traversal")], [(0, "tree_traversal"), (20, "scan")]]
-    assert levels[2].plan == make_plan(canonical, "auto", {})
+    assert levels[2].plan == make_plan(canonical, "auto", {}, levels[2].target.features)
     named, _ = make_levels(canonical, resolve_levels("x86-64"), "gemm", {}, tmp_path / "logs")
     assert [level.tuning for level in named] == [None, None, None]
 

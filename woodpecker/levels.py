@@ -15,6 +15,7 @@ import tvm
 from .layout import Layout, Signature, directory, signature
 from .predicates import Canonical
 from .relay_ops.plan import WALKING, Step, make_plan
+from .relay_ops.vectors import vectors_of
 from .runtime.format import Directory
 from .runtime.threads import NS_PER_SHARE
 from .schedules.cpu import lay_out, shared_rows, tables_of
@@ -88,7 +89,7 @@ def make_levels(
         plan, tuning = None, None
         if strategy == "auto" and not options:
             plan, tuning = tuned_plan(canonical, target, tuning_logs, tvm.__version__)
-        plan = plan or make_plan(canonical, strategy, options)
+        plan = plan or make_plan(canonical, strategy, options, target.features)
         suffix = f"_level{number}" if len(targets) > 1 else ""
         level, added = level_of(canonical, tables, plan, target, suffix, len(directories), tuning)
         levels.append(level)
@@ -96,7 +97,7 @@ def make_levels(
     return tuple(levels), directories
 
 
-def _terms(canonical: Canonical, plan: tuple[Step, ...], first: Signature) -> Terms | None:
+def _terms(canonical: Canonical, plan: tuple[Step, ...], first: Signature, target: CpuTarget) -> Terms | None:
     """The entries that share trees out, where the rows for which nothing but walks is planned take long enough."""
     if plan[0].strategy not in WALKING:
         return None
@@ -104,7 +105,7 @@ def _terms(canonical: Canonical, plan: tuple[Step, ...], first: Signature) -> Te
     width = forest.n_trees * (forest.n_outputs if forest.vector_leaves else 1)
     fits = TERMS_BYTES // (max(width, 1) * forest.values.dtype.itemsize)
     later = (step.min_rows - 1 for step in plan if step.strategy not in WALKING)
-    ns = round(float(WALKING[plan[0].strategy].cost(canonical, 1)), 1)
+    ns = round(float(WALKING[plan[0].strategy].cost(canonical, 1, vectors_of(target.features))), 1)
     max_rows = min(next(later, TERMS_ROWS), fits)
     if max_rows * ns < 2 * NS_PER_SHARE:
         return None
@@ -136,6 +137,6 @@ def level_of(
         shared_rows(signatures[-1]),
         layouts[-1].scalars["scratch_bytes"],
         tuning,
-        _terms(canonical, plan, signatures[0]),
+        _terms(canonical, plan, signatures[0], target),
     )
     return level, list(map(directory, layouts, signatures))

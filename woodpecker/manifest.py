@@ -30,6 +30,7 @@ from .levels import Level
 from .predicates import Canonical
 from .relay_ops import link
 from .relay_ops.plan import STRATEGIES, TYPICAL_ROWS
+from .relay_ops.vectors import vectors_of
 from .runtime.labels import encode
 from .runtime.rows import InputSpec
 
@@ -112,12 +113,13 @@ def build_manifest(canonical: Canonical, levels: Sequence[Level], prefix: str, t
 
 
 def _level(canonical: Canonical, level: Level) -> dict[str, Any]:
+    vectors = vectors_of(level.target.features)
     return {
         "target": level.target.manifest(),
         "suffix": level.suffix,
         "row_block": level.shared_rows,
         "scratch_bytes": level.scratch_bytes,
-        "ns_per_row": round(STRATEGIES[level.plan[-1].strategy].cost(canonical, TYPICAL_ROWS), 1),
+        "ns_per_row": round(STRATEGIES[level.plan[-1].strategy].cost(canonical, TYPICAL_ROWS, vectors), 1),
         "plan": [step.manifest() for step in level.plan],
         "tuning": level.tuning,
         "terms": None if level.terms is None else dataclasses.asdict(level.terms),

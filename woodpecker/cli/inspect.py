@@ -83,7 +83,8 @@ def _model(path: Path) -> dict[str, Any]:
     from ..relay_ops.plan import make_plan
     from ..tuning.lookup import tuned_plan
 
-    by_record, tuning = tuned_plan(canonical, resolve("llvm"), None, tvm.__version__)
+    here = resolve("llvm")
+    by_record, tuning = tuned_plan(canonical, here, None, tvm.__version__)
 
     return {
         "kind": "model",
@@ -96,7 +97,7 @@ def _model(path: Path) -> dict[str, Any]:
         "methods": ["predict_raw", "apply", *forest.methods],
         "acc_dtype": str(forest.values.dtype),
         "stats": statistics(canonical),
-        "plan": [step.manifest() for step in by_record or make_plan(canonical, "auto", {})],
+        "plan": [step.manifest() for step in by_record or make_plan(canonical, "auto", {}, here.features)],
         "tuning": tuning,
     }
 

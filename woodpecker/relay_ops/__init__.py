@@ -10,7 +10,7 @@ A strategy is a module with the same few functions as its siblings:
     applicable(canonical, options)  None, or the reason why it cannot serve this forest; allocates nothing
     choose(canonical, options)      the options with those that were left to the forest
     space(canonical)                option -> the values that tuning tries; may be absent: the defaults alone are tried
-    cost(canonical, rows)           estimated ns per row, for `auto`
+    cost(canonical, rows, vectors)  estimated ns per row, for `auto`; see `woodpecker.relay_ops.vectors`
     prepare(canonical, options)     numbers: a `Layout` of numpy tables; and positions, int64: which leaf of the IR each
                                     leaf position of the tables is, -1: none
     forward(...)                    the tensor program as a TE graph: column values (C + 1, n) -> positions (n, T); its

@@ -29,6 +29,7 @@ from .circuit import FIRST, MAX_ROWS, ZEROS, circuit, operations
 from .options import Option, no_power_of_two
 from .perfect_tree_traversal import heap
 from .predicate import columns_ns
+from .vectors import AVX2, NARROW, NONE, VBMI, WIDE
 
 NAME = "bitslice"
 OPTIONS = {
@@ -60,8 +61,36 @@ LOOPED_DEPTH = 6
 OPERATION_NS, PADDED_NS = 1.4, 0.55
 """Measured, per block: a multiplexer of a circuit, and a node of a padded tree."""
 
-NARROW = {128: (0.65, 0.35), 256: (0.72, 0.58)}
-"""Rows of a block -> measured parts of what 512 cost: trees, and all else."""
+BLOCKS = (128, 256)
+"""Blocks of fewer rows, which cost more a row and less a call."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured of a block, by the vectors that the target has.
+
+    Args:
+        trees, masks: Factors of the estimates for the best vectors.
+        leaf: ns for a tree and a row: a bit of the leaf number; a byte of a leaf value that is looked up; a value that
+            is loaded. None: 512-bit vectors look up all.
+        narrow: What blocks of BLOCKS cost, as parts of what ROWS rows do: trees, and all else.
+    """
+
+    trees: float
+    masks: float
+    leaf: tuple[float, float, float] | None
+    narrow: tuple[tuple[float, float], ...]
+
+
+SPEEDS = {
+    VBMI: Speed(1.0, 1.0, None, ((0.65, 0.35), (0.72, 0.58))),
+    WIDE: Speed(1.2, 1.2, (0.026, 0.0, 0.16), ((0.5, 0.32), (0.6, 0.55))),
+    AVX2: Speed(1.5, 1.3, (0.06, 0.04, 0.25), ((0.5, 0.27), (0.7, 0.55))),
+    NARROW: Speed(2.9, 1.4, (0.106, 0.04, 0.38), ((0.28, 0.26), (0.52, 0.51))),
+    NONE: Speed(9.0, 3.0, (0.3, 0.05, 1.0), ((0.26, 0.25), (0.51, 0.5))),
+}
+"""Measured with code for x86-64-v4, -v3 and -v2, which instruction counts of 64-bit ARM agree with; without vectors,
+instruction counts of RISC-V."""
 MAX_BITS = 12
 MAX_RANKS = 2**20
 
@@ -87,13 +116,12 @@ def choose(canonical: Canonical, options: Mapping[str, int]) -> dict[str, int]:
 
 
 def space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
-    return {"rows": (128, 256, 512)}
+    return {"rows": (*BLOCKS, ROWS)}
 
 
-def cost(canonical: Canonical, rows: int, block_rows: int = ROWS) -> float:
+def cost(canonical: Canonical, rows: int, vectors: str, block_rows: int = ROWS) -> float:
     """Estimated ns per row, of a whole block's cost."""
-    leaves = tree_leaves(canonical.forest).astype(np.float64)
-    padded = perfect(canonical)
+    speed, padded = SPEEDS[vectors], perfect(canonical)
     trees = PADDED_NS * canonical.forest.n_trees * 2.0**padded if padded else OPERATION_NS * operations(canonical)
     cut = pieces(canonical)
     counts = np.diff(cut.bound)
@@ -102,17 +130,23 @@ def cost(canonical: Canonical, rows: int, block_rows: int = ROWS) -> float:
     searched = counts[cut.ranked]
     masks = SEARCH_NS * float(np.ceil(np.log2(searched + 1)).sum()) + RANK_NS * int(searched.sum())
     masks += COMPARE_NS * int(counts[~cut.ranked].sum() + ranks.sum()) + per_set * _n_sets(canonical)
-    by_byte = leaves.max(initial=1) <= 256 and not canonical.forest.vector_leaves
-    leaf_stage = (
-        10.0 + (9.0 if leaves.max(initial=1) <= 64 else 13.0) * canonical.forest.values.dtype.itemsize
-        if by_byte
-        else ROWS * (1.5 + 0.3 * canonical.forest.values.shape[1])
-    )
     if predicate_rows(canonical) * 64 > CACHE_BYTES:
         masks *= 1.5
-    trees_part, rest_part = NARROW.get(block_rows, (1.0, 1.0))
-    block = trees * trees_part + (masks + canonical.forest.n_trees * leaf_stage + ROW_NS * ROWS) * rest_part
+    trees_part, rest_part = dict(zip(BLOCKS, speed.narrow, strict=True)).get(block_rows, (1.0, 1.0))
+    rest = speed.masks * (masks + ROW_NS * ROWS) + canonical.forest.n_trees * _leaf_ns(canonical, speed)
+    block = speed.trees * trees * trees_part + rest * rest_part
     return block / min(max(rows, 1), block_rows) + columns_ns(canonical, tiled=True)
+
+
+def _leaf_ns(canonical: Canonical, speed: Speed) -> float:
+    """Estimated ns of a tree's leaf numbers and values, for a block."""
+    values, bits = canonical.forest.values, canonical.leaf_bits
+    if bits > 8 or canonical.forest.vector_leaves:
+        return ROWS * (1.5 + 0.3 * values.shape[1])
+    if speed.leaf is None:
+        return 10.0 + (9.0 if bits <= 6 else 13.0) * values.dtype.itemsize
+    bit, byte, load = speed.leaf
+    return ROWS * (bit * bits + (byte * values.dtype.itemsize if bits <= 6 else load))
 
 
 def perfect(canonical: Canonical) -> int:

@@ -55,7 +55,7 @@ def space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
     return {"lanes": (16, 32, 64)}
 
 
-def cost(canonical: Canonical, rows: int) -> float:
+def cost(canonical: Canonical, rows: int, vectors: str) -> float:
     """Estimated ns per row: a vector operation per entry of the path matrices, for 64 rows at once."""
     leaves = float(tree_leaves(canonical.forest).max(initial=1))
     per_block = canonical.forest.n_trees * (leaves * leaves * 0.62 + 70.0)

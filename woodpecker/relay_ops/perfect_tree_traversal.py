@@ -55,7 +55,7 @@ def space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
     return walks_space(canonical.forest.n_trees)
 
 
-def cost(canonical: Canonical, rows: int) -> float:
+def cost(canonical: Canonical, rows: int, vectors: str) -> float:
     """Estimated ns per row; a step is cheaper than a table walk's, until padding leaves the cache."""
     padded = canonical.forest.n_trees * 2.0**canonical.max_depth
     cold = max(1.0, padded / 300_000)

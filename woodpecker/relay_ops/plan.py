@@ -8,7 +8,7 @@ trees at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from types import ModuleType
@@ -20,6 +20,7 @@ from ..errors import StrategyError
 from ..predicates import Canonical
 from . import bitslice, gemm, perfect_tree_traversal, scan, tree_traversal
 from .options import MANY_TREES, WALKS, no_power_of_two, resolve, too_many_walks
+from .vectors import vectors_of
 
 STRATEGIES: dict[str, ModuleType] = {m.NAME: m for m in (gemm, tree_traversal, perfect_tree_traversal, bitslice, scan)}
 WALKING = {m.NAME: m for m in (perfect_tree_traversal, tree_traversal)}
@@ -67,29 +68,33 @@ class Step:
         }
 
 
-def make_plan(canonical: Canonical, strategy: str, given: Mapping[str, Any]) -> tuple[Step, ...]:
-    """The plan for a forest.
+def make_plan(
+    canonical: Canonical, strategy: str, given: Mapping[str, Any], features: Collection[str]
+) -> tuple[Step, ...]:
+    """The plan for a forest and a target.
 
     Args:
         canonical: The forest.
         strategy: A name of STRATEGIES, "auto" (the cheapest by estimated cost), or "depth_rule" (Hummingbird's and
             Mockingjay's: depth <= ``low`` GEMM, <= ``high`` perfect trees, else tree traversal).
         given: Options of the strategy; for "depth_rule" also ``low`` (3) and ``high`` (10). "auto" takes none.
+        features: CPU features of the target, by LLVM's names.
 
     Raises:
         StrategyError: the strategy or an option is unknown, or the strategy can't serve this forest.
     """
+    vectors = vectors_of(features)
     if strategy == "auto":
         if given:
             raise StrategyError(
                 f"strategy='auto' takes no options, found {', '.join(given)}; name a strategy to set its options"
             )
-        return _with_few_rows(canonical, _cheapest(canonical), {})
+        return _with_few_rows(canonical, _cheapest(canonical, vectors), {}, vectors)
     if strategy == "depth_rule":
-        return _with_few_rows(canonical, _by_depth(canonical, given), given)
+        return _with_few_rows(canonical, _by_depth(canonical, given), given, vectors)
     if strategy not in STRATEGIES:
         raise StrategyError(f"unknown strategy {strategy!r}; known: {', '.join((*STRATEGIES, 'auto', 'depth_rule'))}")
-    return _with_few_rows(canonical, _step(canonical, strategy, given, "chosen by the user", {}), given)
+    return _with_few_rows(canonical, _step(canonical, strategy, given, "chosen by the user", {}), given, vectors)
 
 
 def plan_of(canonical: Canonical, steps: Sequence[Mapping[str, Any]], reason: str) -> tuple[Step, ...]:
@@ -143,21 +148,21 @@ def _options(canonical: Canonical, module: ModuleType, given: Mapping[str, Any])
     return chosen
 
 
-def _with_few_rows(canonical: Canonical, step: Step, given: Mapping[str, Any]) -> tuple[Step, ...]:
+def _with_few_rows(canonical: Canonical, step: Step, given: Mapping[str, Any], vectors: str) -> tuple[Step, ...]:
     """The step, and before it those for the row counts at which others are cheaper, unless the user's options rule."""
     if step.strategy in WALKING:
         return (step,) if {"trees", "interleave"} & set(given) else _with_lone_rows(canonical, step, TYPICAL_ROWS)
     if step.strategy not in TOGETHER or step.options["min_rows"] == 1 or canonical.forest.n_trees == 0:
         return (step,)
     walks = [m for m in WALKING.values() if m.applicable(canonical, {}) is None]
-    walk = min(walks, key=lambda m: float(m.cost(canonical, TYPICAL_ROWS))).NAME
+    walk = min(walks, key=lambda m: float(m.cost(canonical, TYPICAL_ROWS, vectors))).NAME
     before = [Step(0, walk, _options(canonical, WALKING[walk], {}), "", {})]
     if step.strategy == bitslice.NAME:
         if scan.applicable(canonical, {}) is None:
             before.append(Step(0, scan.NAME, _options(canonical, scan, {}), "", {}))
-        for block in (rows for rows in sorted(bitslice.NARROW) if rows < step.options["rows"]):
+        for block in (rows for rows in bitslice.BLOCKS if rows < step.options["rows"]):
             before.append(Step(0, bitslice.NAME, {**step.options, "min_rows": 0, "rows": block}, "", {}))
-    plan = _cheapest_starts(canonical, before, step)
+    plan = _cheapest_starts(canonical, before, step, vectors)
     steps: list[Step] = []
     for few, following in pairwise(plan):
         size, end = max(TOGETHER[following.strategy](following.options)), following.min_rows
@@ -169,11 +174,11 @@ def _with_few_rows(canonical: Canonical, step: Step, given: Mapping[str, Any]) -
     return *(s for s in steps if s.min_rows < plan[-1].min_rows), plan[-1]
 
 
-def _cheapest_starts(canonical: Canonical, before: list[Step], last: Step) -> list[Step]:
+def _cheapest_starts(canonical: Canonical, before: list[Step], last: Step, vectors: str) -> list[Step]:
     """The last step, and of those before it the ones that together cost least in the mean over row counts, each with
     the row count that it begins at."""
     most = max(TOGETHER[last.strategy](last.options))
-    totals = [_totals(canonical, step, most) for step in (*before, last)]
+    totals = [_totals(canonical, step, most, vectors) for step in (*before, last)]
     counts = np.unique(np.geomspace(1, max(most - 1, 1), 64).astype(np.int64))
     lone = len(_with_lone_rows(canonical, before[0], most)) - 1
     best, lowest = [last], np.inf
@@ -203,14 +208,14 @@ def _starts(totals: list[np.ndarray], given: int) -> list[int]:
     return [0, *starts]
 
 
-def _totals(canonical: Canonical, step: Step, end: int) -> np.ndarray:
+def _totals(canonical: Canonical, step: Step, end: int, vectors: str) -> np.ndarray:
     """Estimated ns of calls of 0, 1, .. ``end`` - 1 rows by a step."""
     cost, n = STRATEGIES[step.strategy].cost, np.arange(end)
     if step.strategy in WALKING:
-        return n * float(cost(canonical, TYPICAL_ROWS))
+        return n * float(cost(canonical, TYPICAL_ROWS, vectors))
     sizes = TOGETHER[step.strategy](step.options)
     more = {"block_rows": step.options["rows"]} if step.strategy == bitslice.NAME else {}
-    blocks = np.array([0.0, *(float(cost(canonical, rows, **more)) * rows for rows in sizes)])
+    blocks = np.array([0.0, *(float(cost(canonical, rows, vectors, **more)) * rows for rows in sizes)])
     return n // sizes[-1] * blocks[-1] + blocks[np.searchsorted((0, *sizes), n % sizes[-1])]
 
 
@@ -226,11 +231,11 @@ def _with_lone_rows(canonical: Canonical, step: Step, end: int) -> tuple[Step, .
     return few, replace(step, min_rows=least)
 
 
-def _cheapest(canonical: Canonical) -> Step:
+def _cheapest(canonical: Canonical, vectors: str) -> Step:
     considered: dict[str, float | str] = {}
     for name, module in STRATEGIES.items():
         refusal = module.applicable(canonical, _options(canonical, module, {}))
-        considered[name] = refusal or round(module.cost(canonical, TYPICAL_ROWS), 1)
+        considered[name] = refusal or round(module.cost(canonical, TYPICAL_ROWS, vectors), 1)
     costs = {name: c for name, c in considered.items() if not isinstance(c, str)}
     best = min(costs, key=lambda name: costs[name])
     reason = f"the lowest estimate at {TYPICAL_ROWS:,} rows: {costs[best]:,.0f} ns per row"

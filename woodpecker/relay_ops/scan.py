@@ -32,6 +32,7 @@ from ..predicates import Canonical
 from . import category_sets, numbered
 from .options import Option, no_power_of_two
 from .predicate import columns_ns
+from .vectors import AVX2, NARROW, NONE, VBMI, WIDE
 
 NAME = "scan"
 OPTIONS = {
@@ -57,6 +58,15 @@ MEMBER_NS, MEMBER_VECTOR_NS, MEMBERS = 0.45, 0.47, 0.17
 TREE_NS, LEAF_BYTE_NS = 20.0, 0.025
 """Measured: a node, and a member of a category set, of which a set has that part of its ranks; for each vector of
 rows more. A tree, and a byte of a leaf value."""
+SPEEDS = {
+    VBMI: ((1.0, 1.0, 1.0), 1.0),
+    WIDE: ((1.13, 1.08, 1.13), 1.1),
+    AVX2: ((0.7, 0.93, 1.1), 1.3),
+    NARROW: ((1.65, 2.6, 2.95), 3.0),
+    NONE: ((30.0, 40.0, 45.0), 6.0),
+}
+"""Vectors of the target -> factors, measured as those of `bitslice`: of nodes and members, by VECTORS, and of all else.
+Two halves of 256 bits wait less for each other than 512 bits for themselves."""
 
 
 def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
@@ -81,19 +91,21 @@ def space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
     return {"rows": (64, 128, 256, 512)}
 
 
-def cost(canonical: Canonical, rows: int) -> float:
+def cost(canonical: Canonical, rows: int, vectors: str) -> float:
     """Estimated ns per row, of a whole block's cost."""
     forest = canonical.forest
     rows = min(max(rows, 1), ROWS)
-    vectors = min(v for v in VECTORS if v * LEAST_ROWS >= rows)
-    nodes = float((tree_leaves(forest) - 1).sum()) * (NODE_NS + NODE_VECTOR_NS * vectors)
-    sets = MEMBERS * category_sets.total_bits(canonical) * (MEMBER_NS + MEMBER_VECTOR_NS * vectors)
+    wide = min(v for v in VECTORS if v * LEAST_ROWS >= rows)
+    nodes = float((tree_leaves(forest) - 1).sum()) * (NODE_NS + NODE_VECTOR_NS * wide)
+    sets = MEMBERS * category_sets.total_bits(canonical) * (MEMBER_NS + MEMBER_VECTOR_NS * wide)
     alone = forest.vector_leaves or forest.linear_offset is not None
     leaf = 1.5 + 0.3 * forest.values.shape[1] if alone else LEAF_BYTE_NS * forest.values.dtype.itemsize
     counts = _numeric_counts(canonical)
     ranks = np.where(counts < 2 ** HEIGHTS[1], 0.5, 0.9 * -(-counts // RANKS)).sum()
     per_row = float(ranks) + forest.n_trees * leaf + columns_ns(canonical, tiled=True)
-    return (nodes + sets + TREE_NS * forest.n_trees + per_row * vectors * LEAST_ROWS) / rows
+    of_nodes, of_rest = SPEEDS[vectors]
+    rest = TREE_NS * forest.n_trees + per_row * wide * LEAST_ROWS
+    return ((nodes + sets) * of_nodes[VECTORS.index(wide)] + rest * of_rest) / rows
 
 
 def _pieces(counts: np.ndarray, size: int) -> np.ndarray:

@@ -49,7 +49,7 @@ def space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
     return {"unroll": (1, 2, 3, 4, 6, 8), **walks_space(canonical.forest.n_trees)}
 
 
-def cost(canonical: Canonical, rows: int) -> float:
+def cost(canonical: Canonical, rows: int, vectors: str) -> float:
     """Estimated ns per row: walks in flight overlap their latencies, so what counts is the number of steps."""
     return step_ns(canonical) * expected_steps(canonical) + columns_ns(canonical, tiled=False)
 

@@ -15,8 +15,9 @@ from tvm.script.ir_builder import tirx as TB
 from ..layout import Layout
 from ..relay_ops import bitslice, circuit
 from ..relay_ops.predicate import Expr
+from ..relay_ops.vectors import AVX512
 from . import cpu_bytes, cpu_neon
-from .cpu_bytes import AVX512, interleave, shuffled
+from .cpu_bytes import interleave, shuffled
 from .cpu_masks import heaps, mask_row, spare_rows, words_of
 from .tir import ITEMSIZE, Frame, Sink, const, register, scratch_view, vector_register
 

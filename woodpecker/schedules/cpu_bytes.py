@@ -16,10 +16,10 @@ from tvm.script.ir_builder import tirx as TB
 
 from ..layout import Layout
 from ..relay_ops.predicate import Expr
+from ..relay_ops.vectors import AVX512
 from . import cpu_neon
 from .tir import ITEMSIZE, Frame, const, register, vector_register
 
-AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 BYTE_PLANES = "byte_planes"
 """The flag of layouts whose leaf values are byte planes."""
 

@@ -16,21 +16,22 @@ from ..layout import Layout
 from ..relay_ops import scan
 from ..relay_ops.predicate import Expr
 from ..relay_ops.scan import HEIGHTS
+from ..relay_ops.vectors import AVX512
 from . import cpu_bytes, cpu_columns
-from .cpu_bytes import AVX512, BYTE_PLANES
+from .cpu_bytes import BYTE_PLANES
 from .tir import Fill, Frame, Sink, const, register, scratch_view, vector_register
 
 LANES = scan.LEAST_ROWS
 """Rows of a vector of bytes; where vectors are narrower, LLVM makes several of it."""
 TOGETHER = 8
 """Rows that are ranked together where vectors can't look up bounds."""
-SEARCHES: tuple[tuple[set[str], int], ...] = ((AVX512, 16), ({"avx2"}, 8))
+SEARCHES: tuple[tuple[Collection[str], int], ...] = ((AVX512, 16), ({"avx2"}, 8))
 """Features, and how many float32 bounds a register has, among which they look one up for each of as many rows."""
 
 
 def target_stages(layout: Layout, features: Collection[str]) -> Layout:
     """The tables of the stages that need features of the target, where it has them and the forest allows them."""
-    widths = [width for needed, width in SEARCHES if set(features) >= needed]
+    widths = [width for needed, width in SEARCHES if set(features).issuperset(needed)]
     stages = Layout({}, {}, {"search": widths[0]} if widths else {}, frozenset())
     return stages | cpu_bytes.byte_planes(layout, features)
 

@@ -114,7 +114,7 @@ def _plans(job: Job, measured: Sequence[Mapping[str, Any]], pending: list[PlanSt
         completed = None
         if len(plan) == 1:
             step = plan[0]
-            completed = steps_of(make_plan(job.canonical, step["strategy"], step["options"]))
+            completed = steps_of(make_plan(job.canonical, step["strategy"], step["options"], job.where.features))
         for each in (plan, completed):
             if each is not None and candidates.key(each) not in seen and len(found) < job.search.trials:
                 seen.add(candidates.key(each))

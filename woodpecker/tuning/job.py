@@ -98,10 +98,10 @@ def new_job(
     sizes = tuple(sorted({min(b, n_rows) for b in batches}))
     X = None if data is None else rows.given(forest, data, n_rows, seed)
     dtype = "float32" if X is None else str(X.dtype)
-    default = steps_of(make_plan(canonical, "auto", {}))
+    default = steps_of(make_plan(canonical, "auto", {}, where.features))
     from .space import space_of
 
-    what = Search(canonical, space_of(canonical), default, sizes, trials, seed)
+    what = Search(canonical, space_of(canonical), where.features, default, sizes, trials, seed)
     key = target_key(where, 0 if remote else None)
     settings: dict[str, Any] = {
         "digest": digest(forest),

@@ -52,6 +52,7 @@ class Search:
     Args:
         canonical: The forest.
         space: See `woodpecker.tuning.space`.
+        features: CPU features of the target.
         default: The plan of `auto` without records.
         batches: Rows per call.
         trials: How many to make.
@@ -60,6 +61,7 @@ class Search:
 
     canonical: Canonical
     space: Space
+    features: tuple[str, ...]
     default: PlanSteps
     batches: tuple[int, ...]
     trials: int
@@ -85,7 +87,7 @@ def next_plan(search: Search, trials: Sequence[Trial], pending: Sequence[PlanSte
     if number >= search.trials:
         return None
     seen = {key(plan_in(t)) for t in trials} | {key(plan) for plan in pending}
-    names = spaces.by_estimate(search.canonical, search.space)
+    names = spaces.by_estimate(search.canonical, search.space, search.features)
     first = [search.default] + [spaces.single(name, {}) for name in names]
     if number < explored(search):
         failed = {t["plan"][0]["strategy"] for t in trials if len(t["plan"]) == 1 and t["status"] != "ok"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import StrategyError
 from ..predicates import Canonical
 from ..relay_ops.plan import MAX_MIN_ROWS, MAX_STEPS_OF_PLAN, STRATEGIES, TYPICAL_ROWS, plan_of, steps_of
+from ..relay_ops.vectors import vectors_of
 from .records import PlanSteps
 
 Space = Mapping[str, Mapping[str, tuple[int, ...]]]
@@ -38,9 +39,10 @@ def few(space: Space, strategy: str) -> list[PlanSteps]:
     return [single(strategy, dict(zip(options, v, strict=True))) for v in itertools.product(*options.values())]
 
 
-def by_estimate(canonical: Canonical, space: Space) -> list[str]:
+def by_estimate(canonical: Canonical, space: Space, features: Collection[str]) -> list[str]:
     """The strategies of a space, the cheapest by estimate first."""
-    return sorted(space, key=lambda name: float(STRATEGIES[name].cost(canonical, TYPICAL_ROWS)))
+    vectors = vectors_of(features)
+    return sorted(space, key=lambda name: float(STRATEGIES[name].cost(canonical, TYPICAL_ROWS, vectors)))
 
 
 def single(strategy: str, options: Mapping[str, int]) -> PlanSteps:
