@@ -12,6 +12,8 @@ import pytest
 
 from woodpecker.relay_ops.plan import STRATEGIES
 
+from .support import SHORT
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -49,6 +51,7 @@ def test_flights_on_a_few_rows(flights, capsys, tmp_path):
 
 
 @pytest.mark.full
+@pytest.mark.skipif(SHORT, reason="the short form takes the few rows only")
 def test_flights_on_more_rows(flights, capsys):
     assert flights.main(["--rows", "40000", "--trees", "40"]) == 0
     out = capsys.readouterr().out

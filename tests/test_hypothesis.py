@@ -66,7 +66,7 @@ def test_generated_forests(profile, strategy):
 @pytest.mark.full
 @pytest.mark.parametrize("profile", PROFILES)
 def test_many_generated_forests(profile):
-    @settings(max_examples=100 if SHORT else 400, derandomize=False)
+    @settings(max_examples=30 if SHORT else 400, derandomize=False)
     @given(forests(PROFILES[profile]), COUNTS, st.integers(0, 2**32 - 1), st.sampled_from(["float32", "float64"]))
     def run(forest, n, seed, dtype):
         check(forest, n, seed, dtype, compiled_once(forest))
@@ -75,7 +75,7 @@ def test_many_generated_forests(profile):
 
 
 @pytest.mark.full
-@settings(max_examples=20 if SHORT else 60, derandomize=False)
+@settings(max_examples=10 if SHORT else 60, derandomize=False)
 @given(free_profiles().flatmap(forests), COUNTS, st.integers(0, 2**32 - 1), st.sampled_from(["float32", "float64"]))
 def test_any_mixture_of_features(forest, n, seed, dtype):
     check(forest, n, seed, dtype, strategies(forest))

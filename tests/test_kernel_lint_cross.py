@@ -11,7 +11,7 @@ from woodpecker.build import kernel
 from woodpecker.manifest import ENTRIES
 from woodpecker.targets import resolve
 
-from .gallery import ALONE, FORESTS, NAMES, UNFIT
+from .gallery import ALONE, FORESTS, fitting
 from .kernels import prepared
 from .support import in_turn
 from .test_kernel_lint import assembly, bad_kernel, lint
@@ -50,11 +50,10 @@ def test_some_kernels(target, name, strategy):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", FORESTS)
-def test_all_kernels(name):
-    for strategy in (s for s in NAMES if (name, s) not in UNFIT):
-        for target in in_turn(tuple(FUSED), name + strategy):
-            check(name, strategy, target, ENTRIES)
+@pytest.mark.parametrize(("name", "strategy"), fitting("cross"))
+def test_all_kernels(name, strategy):
+    for target in in_turn(tuple(FUSED), name + strategy):
+        check(name, strategy, target, ENTRIES)
 
 
 @pytest.mark.parametrize("target", FUSED)

@@ -17,7 +17,7 @@ from woodpecker import reference
 from woodpecker.forest import Forest, tree_leaves
 
 from .gallery import compiled, strategies
-from .support import FULL_ROWS, assert_bits_equal, boundary_rows, in_turn
+from .support import FULL_ROWS, SHORT, assert_bits_equal, boundary_rows, in_turn
 from .zoo import Case
 
 ZOOS = {"xgboost": "zoo_xgboost", "lightgbm": "zoo_lightgbm", "sklearn": "zoo_sklearn"}
@@ -116,7 +116,7 @@ def test_every_model_through_every_strategy(case):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("case", params({"xgboost": 20, "lightgbm": 20, "sklearn": 24}, 3))
+@pytest.mark.parametrize("case", params({"xgboost": 20, "lightgbm": 20, "sklearn": 24}, 9 if SHORT else 3))
 def test_many_models_as_artifacts(case, tmp_path):
     model, forest = forest_of(case)
     for i, strategy in enumerate(in_turn(strategies(forest), case.name)):

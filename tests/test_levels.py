@@ -21,6 +21,7 @@ from woodpecker.runtime.loader import read_header
 from woodpecker.targets import PORTABLE, X86_LEVELS, resolve, resolve_levels
 
 from .gallery import ALONE, FORESTS, assert_agrees, compiled, fitting, grown, rows
+from .support import SHORT, in_turn
 
 V2, V3, V4 = X86_LEVELS
 DATA = Path(__file__).parent / "data"
@@ -292,7 +293,8 @@ class TestFormat1:
 @pytest.mark.parametrize(("name", "strategy"), fitting("levels"))
 def test_every_level_of_every_artifact(name, strategy, tmp_path, monkeypatch):
     forest = FORESTS[name]()
-    targets = ["x86-64", "llvm"]
+    pairs = (["x86-64-v2", "x86-64-v3"], ["x86-64-v3", "x86-64-v4"], ["x86-64-v2", "llvm"])
+    targets = in_turn(pairs, name + strategy)[0] if SHORT else ["x86-64", "llvm"]
     compiled(forest, strategy, target=targets).save(tmp_path / "m.so")
     for level in resolve_levels(targets):
         if level.native:

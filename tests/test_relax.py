@@ -11,7 +11,7 @@ import woodpecker as wp
 from woodpecker.errors import InputError
 from woodpecker.forest import Method
 
-from .gallery import FORESTS, UNFIT, grown, rows, strategies
+from .gallery import FORESTS, fitting, grown, rows, strategies
 from .support import assert_bits_equal
 
 
@@ -29,8 +29,6 @@ PAIRS = [
     ("empty", "gemm"),
 ]
 """For the fast tier; the full tier has all."""
-ALL = [(n, s) for n in FORESTS for s in ("gemm", "tree_traversal", "perfect_tree_traversal", "bitslice", "scan")]
-ALL = [pair for pair in ALL if pair not in UNFIT]
 
 
 def check(name: str, strategy: str, dtypes: tuple[str, ...]) -> None:
@@ -48,7 +46,7 @@ def test_bits_of_the_virtual_machine(name, strategy):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("name", "strategy"), ALL)
+@pytest.mark.parametrize(("name", "strategy"), fitting("relax"))
 def test_every_forest_in_the_virtual_machine(name, strategy):
     assert strategy in strategies(FORESTS[name]())
     check(name, strategy, ("float32", "float64"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from woodpecker.targets import resolve
 from woodpecker.tuning.candidate import SYMBOL, build, code_of
 
 from .gallery import FORESTS, assert_agrees, rows, strategies
-from .support import assert_bits_equal
+from .support import assert_bits_equal, in_turn
 
 WIDTHS = {"bitslice": (128, 256, 512), "scan": (64, 128, 256, 512)}
 FAST = {
@@ -36,8 +37,7 @@ CASES = [
         (name, strategy, width, target)
         for name in FORESTS
         for strategy, widths in WIDTHS.items()
-        for width in widths
-        for target in ("llvm", "x86-64-v3", "x86-64-v2")
+        for width, target in in_turn([*product(widths, ("llvm", "x86-64-v3", "x86-64-v2"))], name + strategy)
     )
 ]
 

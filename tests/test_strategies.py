@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import tracemalloc
+from itertools import product
 
 import numpy as np
 import pytest
@@ -50,15 +51,21 @@ def test_every_feature_leaf_ids_and_float32_rows(name):
 
 
 FOR_BATCHES = {"wide64", "wide_sentinel", "deep", "deeper", "padded", "ranked"}
-"""Forests that reach corners of bitslice and scan: the other strategies take them in the full tier only."""
+"""Forests that reach corners of bitslice and scan, which take them in the fast tier, and the others do not."""
+WALKS = ("gemm", "perfect_tree_traversal", "tree_traversal")
 ALL = [(name, strategy) for name in FORESTS for strategy in NAMES]
-LATER = {pair for pair in ALL if pair[0] in FOR_BATCHES and pair[1] not in ("bitslice", "scan")}
-# Of these two, each forest gets one in the fast tier: what reads rows and adds leaves up is common to all strategies.
-LATER |= {(name, ("gemm", "perfect_tree_traversal")[i % 2]) for i, name in enumerate(FORESTS)}
+# Of the rest, each forest gets one of either kind: what reads rows and adds leaves up is common to all strategies.
+FAST = {
+    pair
+    for i, name in enumerate(FORESTS)
+    for pair in product(
+        [name], ("bitslice", "scan") if name in FOR_BATCHES else (("bitslice", "scan")[i % 2], WALKS[i // 2 % 3])
+    )
+}
 
 
 @pytest.mark.parametrize(
-    ("name", "strategy"), [pytest.param(*p, marks=[pytest.mark.full] if p in LATER else []) for p in ALL]
+    ("name", "strategy"), [pytest.param(*p, marks=[] if p in FAST else [pytest.mark.full]) for p in ALL]
 )
 def test_every_feature_of_the_ir(name, strategy):
     forest = FORESTS[name]()
