@@ -87,13 +87,15 @@ def make(folder: Path) -> None:
     wheels(folder, python.name.removeprefix("python"))
     emulators(folder)
     script = folder / "python"
+    # Python takes what starts it (-0) for its own path, and so what it starts is emulated too.
     script.write_text(
-        f'#!/bin/sh\nexport PYTHONPATH="$PYTHONPATH:{folder}/site" PYTHONDONTWRITEBYTECODE=1\n'
-        f'exec "{folder}/bin/qemu-aarch64" -L "{folder}/root" "{python}" "$@"\n'
+        f'#!/bin/sh\nexport PYTHONHOME="{folder}/root/usr" PYTHONPATH="$PYTHONPATH:{folder}/site"\n'
+        'export PYTHONDONTWRITEBYTECODE="${PYTHONDONTWRITEBYTECODE-1}"\n'
+        f'exec "{folder}/bin/qemu-aarch64" -L "{folder}/root" -0 "{script}" "{python}" "$@"\n'
     )
     script.chmod(0o755)
-    program = "import platform, numpy, tvm_ffi; print(platform.machine(), numpy.__version__, tvm_ffi.__version__)"
-    print(run(script, "-c", program).strip())
+    program = "import json, platform, subprocess, numpy, tvm_ffi; print(platform.machine(), numpy.__version__)"
+    print(run(script, "-c", program, PYTHONDONTWRITEBYTECODE="").strip())
 
 
 def main() -> None:
