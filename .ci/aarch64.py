@@ -12,12 +12,15 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 EMULATORS = ("aarch64", "arm", "riscv64")
 PACKAGES = ("python3", "libstdc++6", "libc6")
-WHEELS = ("numpy", "apache-tvm-ffi>=0.1.14.post0,<0.1.15")
-SERVER = ("apache-tvm==0.27.0.post1", "ml_dtypes", "psutil", "tornado", "cloudpickle")
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+TVM, TVM_FFI = PROJECT["optional-dependencies"]["compiler"]
+WHEELS = ("numpy", TVM_FFI)
+SERVER = (TVM, "ml_dtypes", "psutil", "tornado", "cloudpickle")
 GLIBC = ("2_17", "2_24", "2_26", "2_27", "2_28", "2_31", "2_34", "2_35")
 CONFIG = """
 APT::Architecture "arm64";

@@ -19,6 +19,7 @@ from woodpecker.errors import ArtifactError, InputError, MissingExtraError, Targ
 from woodpecker.predicates import canonicalise
 from woodpecker.relay_ops.plan import plan_of
 from woodpecker.runtime import candidates
+from woodpecker.runtime.files import append_line
 from woodpecker.targets import resolve
 from woodpecker.tuning import candidate, halves, offline, records, space
 from woodpecker.tuning.pool import Pool
@@ -67,7 +68,7 @@ def pretend(folder: Path, *ns: float, **paired: object) -> None:
     for plan, each in zip(plans, ns, strict=False):
         times = {str(batch): each for batch in listed["batches"]}
         trial = {"plan": plan, "job": listed["job"], "status": "ok", "ns": times}
-        candidates.append_line(folder / candidates.TRIALS, json.dumps(trial) + "\n")
+        append_line(folder / candidates.TRIALS, json.dumps(trial) + "\n")
     samples = [{str(batch): [each] * 15 for batch in listed["batches"]} for each in ns]
     found = {"job": listed["job"], "trials": len(ns), "plans": plans[: len(ns)], "times": samples, "cores": 4}
     (folder / candidates.PAIRED).write_text(json.dumps(found | paired))
@@ -109,7 +110,7 @@ def test_a_second_round_joins_what_the_first_one_found(forest, folder):
     for i, each in enumerate(listed["candidates"]):
         ns = {"1": 10.0 + 90 * (i % 2), "64": 10.0 - 5 * (i % 2)}
         trial = {"plan": each["plan"], "job": listed["job"], "status": "ok", "ns": ns}
-        candidates.append_line(folder / candidates.TRIALS, json.dumps(trial) + "\n")
+        append_line(folder / candidates.TRIALS, json.dumps(trial) + "\n")
     (folder / candidates.PAIRED).write_text(json.dumps({"job": listed["job"], "trials": 4}))
     assert halves.make(forest, folder, trials=3, batches=BATCHES) == 3
     after = candidates.read_list(folder)["candidates"]
@@ -173,6 +174,24 @@ def test_a_python_that_does_not_answer(folder, tmp_path, monkeypatch):
     with pytest.raises(TargetError, match=r"can't be started: .*python"):
         candidates.measure_all(folder)
     assert not (folder / candidates.TRIALS).exists()
+
+
+def test_an_interrupted_command_goes_on(folder, monkeypatch, capsys):
+    results = iter([{"status": "slow", "ns": {"1": 9.0}}, KeyboardInterrupt()])
+
+    def apart(*_):
+        result = next(results, {"status": "slow", "ns": {"1": 9.0}})
+        if isinstance(result, KeyboardInterrupt):
+            raise result
+        return result
+
+    monkeypatch.setattr(candidates, "_apart", apart)
+    assert candidates.main([str(folder)]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert len(candidates.read_trials(folder)) == 1
+    assert not (folder / candidates.PAIRED).exists()
+    assert candidates.main([str(folder)]) == 0
+    assert len(candidates.read_trials(folder)) == 4
 
 
 def test_a_folder_is_measured_by_one_process_and_its_files_are_no_modules(folder):
@@ -274,10 +293,14 @@ def test_results_that_cannot_be_taken(folder, tmp_path):
     with pytest.raises(InputError, match="of another build"):
         candidates.measure_all(folder)
     (folder / candidates.TRIALS).write_text(whole)
+    task = json.loads((folder / "task.json").read_text())
+    (folder / "task.json").write_text(json.dumps({**task, "seed": 1}))
+    with pytest.raises(InputError, match=r"candidates.json and .*task.json are of different builds"):
+        halves.take(folder, tuning_logs=logs)
+    (folder / "task.json").write_text(json.dumps(task))
     (folder / "forest.npz").write_bytes(b"no forest")
     with pytest.raises(InputError, match="is damaged"):
         halves.take(folder, tuning_logs=logs)
-    task = json.loads((folder / "task.json").read_text())
     (folder / "task.json").write_text(json.dumps({**task, "versions": {"tvm": "0"}}))
     with pytest.raises(InputError, match="make it again"):
         halves.take(folder, tuning_logs=logs)

@@ -26,7 +26,7 @@ import tvm_ffi
 
 from ..errors import ArtifactError, InputError, TargetError, WoodpeckerError
 from . import machine, measure, strict_json
-from .files import atomic_path, check_path
+from .files import append_line, atomic_path, check_path
 from .format import aligned
 from .threads import available_cpus
 
@@ -121,19 +121,6 @@ def succeeded(trials: Sequence[Trial]) -> list[Trial]:
     """Those that were measured, unless the same plan was found to be wrong later."""
     wrong = {key(t["plan"]) for t in trials if t["status"] == "wrong"}
     return [t for t in trials if t["status"] == "ok" and key(t["plan"]) not in wrong]
-
-
-def append_line(path: Path, text: str) -> None:
-    """Add a line to a file in one write. A line that a killed process left half-written is closed first."""
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o666)
-    try:
-        size = os.fstat(descriptor).st_size
-        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        data = (b"\n" if torn else b"") + text.encode()
-        if os.write(descriptor, data) != len(data):
-            raise OSError(f"{path}: the line was cut short; is the disk full?")
-    finally:
-        os.close(descriptor)
 
 
 def key(plan: Any) -> str:
@@ -348,6 +335,9 @@ def main(arguments: Sequence[str]) -> int:
     except (WoodpeckerError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: what was measured is kept; the same command goes on from there\n")
+        return 130
     sys.stdout.write(f"{len(trials)} candidates measured; bring {arguments[0]} home: woodpecker tune --import DIR\n")
     return 0
 

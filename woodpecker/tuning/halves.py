@@ -164,7 +164,7 @@ def _plans(job: Job, measured: Sequence[Mapping[str, Any]], pending: list[PlanSt
 def _listed(job: Job, made: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "format": candidates.FORMAT,
-        "job": hashlib.sha256(json.dumps(job.settings, sort_keys=True).encode()).hexdigest()[:16],
+        "job": _build_of(job.settings),
         "symbol": SYMBOL,
         "resolved": job.settings["resolved"],
         "batches": list(job.search.batches),
@@ -175,6 +175,11 @@ def _listed(job: Job, made: list[dict[str, Any]]) -> dict[str, Any]:
         "dtype": job.dtype,
         "rows": job.rows,
     }
+
+
+def _build_of(settings: Mapping[str, Any]) -> str:
+    """Equal for builds whose candidates of one plan are the same code, and are measured in the same way."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def take(folder: Any, *, tuning_logs: Any = None) -> TuningRecords:
@@ -229,6 +234,8 @@ def _judged(place: Path, listed: Mapping[str, Any]) -> tuple[Record, list[dict[s
     versions = {"woodpecker": __version__, "tvm": str(import_tvm().__version__)}
     if settings["versions"] != versions:
         raise InputError(f"{place} was made by {settings['versions']}, and this is {versions}: make it again")
+    if listed["job"] != _build_of(settings):
+        raise InputError(f"{place / candidates.LIST} and {place / store.TASK} are of different builds: make it again")
     trials = candidates.results(place, listed)
     absent = sum(not _has(trials, c["plan"]) for c in listed["candidates"])
     paired = strict_json.read(place / candidates.PAIRED) if (place / candidates.PAIRED).exists() else None
@@ -241,17 +248,13 @@ def _judged(place: Path, listed: Mapping[str, Any]) -> tuple[Record, list[dict[s
     done = {candidates.key(t["plan"]): t for t in candidates.succeeded(trials)}
     measured = done.get(candidates.key(default))
     if measured is None:
-        (first, *_) = [
-            t for t in trials if candidates.key(t["plan"]) == candidates.key(default) and t["status"] != "ok"
-        ]
+        failed = next(t for t in reversed(trials) if candidates.key(t["plan"]) == candidates.key(default))
         raise InputError(
             f"{place}: the default plan was not measured, so that there is nothing to compare with; it ended as "
-            f"{first['status']}: {first.get('message', '')}"
+            f"{failed['status']}: {failed.get('message', '')}"
         )
-    if any(candidates.key(plan) not in done for plan in paired["plans"]) or paired["plans"][:1] not in (
-        [],
-        [list(default)],
-    ):
+    first = candidates.key(paired["plans"][0]) if paired["plans"] else candidates.key(default)
+    if first != candidates.key(default) or any(candidates.key(plan) not in done for plan in paired["plans"]):
         raise ValueError(f"{candidates.PAIRED} holds plans that were not measured")
     if not all(ns > 0 for times in paired["times"] for samples in times.values() for ns in samples):
         raise ValueError(f"{candidates.PAIRED} holds a time that is none")
