@@ -1,8 +1,9 @@
 """`aarch64.py FOLDER`: a 64-bit ARM Python that runs on this machine, under QEMU's user emulation, for the tests.
 
 It unpacks Debian's Python for arm64 and the wheels of numpy and apache-tvm-ffi for it, and writes FOLDER/python, which
-runs it, and FOLDER/bin/qemu-aarch64, -arm and -riscv64. Nothing is installed on the machine, and no rights are needed:
-apt works on lists of its own. Where that can't be done, it says why and leaves no FOLDER.
+runs it, and FOLDER/bin/qemu-aarch64, -arm and -riscv64. FOLDER/tvm holds what a server of TVM's RPC needs beside them.
+Nothing is installed on the machine, and no rights are needed: apt works on lists of its own. Where that can't be done,
+it says why and leaves no FOLDER.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 EMULATORS = ("aarch64", "arm", "riscv64")
 PACKAGES = ("python3", "libstdc++6", "libc6")
-WHEELS = ("numpy", "apache-tvm-ffi>=0.1.14.post0,<0.1.15")
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+TVM, TVM_FFI = PROJECT["optional-dependencies"]["compiler"]
+WHEELS = ("numpy", TVM_FFI)
+SERVER = (TVM, "ml_dtypes", "psutil", "tornado", "cloudpickle")
 GLIBC = ("2_17", "2_24", "2_26", "2_27", "2_28", "2_31", "2_34", "2_35")
 CONFIG = """
 APT::Architecture "arm64";
@@ -59,16 +64,16 @@ def debian(folder: Path) -> None:
             other.unlink()
 
 
-def wheels(folder: Path, version: str) -> None:
-    """Unpack the wheels to FOLDER/site."""
+def wheels(folder: Path, version: str, *options: str) -> None:
+    """Unpack the wheels to a folder."""
     platforms = [f"--platform=manylinux_{glibc}_aarch64" for glibc in GLIBC]
     made = folder / "wheels"
     run(
         sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:", "--implementation=cp",
-        f"--python-version={version}", "--platform=manylinux2014_aarch64", *platforms, "--dest", made, *WHEELS,
+        f"--python-version={version}", "--platform=manylinux2014_aarch64", *platforms, "--dest", made, *options,
     )  # fmt: skip
     for wheel in made.glob("*.whl"):
-        shutil.unpack_archive(wheel, folder / "site", "zip")
+        shutil.unpack_archive(wheel, folder, "zip")
     shutil.rmtree(made)
 
 
@@ -84,16 +89,21 @@ def emulators(folder: Path) -> None:
 def make(folder: Path) -> None:
     debian(folder)
     (python,) = (p for p in (folder / "root" / "usr" / "bin").glob("python3.*") if not p.is_symlink())
-    wheels(folder, python.name.removeprefix("python"))
+    version = python.name.removeprefix("python")
+    wheels(folder / "site", version, *WHEELS)
+    wheels(folder / "tvm", version, "--no-deps", *SERVER)
     emulators(folder)
     script = folder / "python"
+    # Python takes what starts it (-0) for its own path, and so what it starts is emulated too.
     script.write_text(
-        f'#!/bin/sh\nexport PYTHONPATH="$PYTHONPATH:{folder}/site" PYTHONDONTWRITEBYTECODE=1\n'
-        f'exec "{folder}/bin/qemu-aarch64" -L "{folder}/root" "{python}" "$@"\n'
+        f'#!/bin/sh\nexport PYTHONHOME="{folder}/root/usr" PYTHONPATH="$PYTHONPATH:{folder}/site"\n'
+        'export PYTHONDONTWRITEBYTECODE="${PYTHONDONTWRITEBYTECODE-1}"\n'
+        f'exec "{folder}/bin/qemu-aarch64" -L "{folder}/root" -0 "{script}" "{python}" "$@"\n'
     )
     script.chmod(0o755)
-    program = "import platform, numpy, tvm_ffi; print(platform.machine(), numpy.__version__, tvm_ffi.__version__)"
-    print(run(script, "-c", program).strip())
+    # What is imported is compiled once, and not by each of the tests.
+    program = "import json, platform, subprocess, numpy, tvm_ffi, tvm.rpc; print(platform.machine(), tvm.__version__)"
+    print(run(script, "-c", program, PYTHONPATH=f"{folder}/tvm", PYTHONDONTWRITEBYTECODE="").strip())
 
 
 def main() -> None:

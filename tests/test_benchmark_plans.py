@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tvm
 
 import woodpecker as wp
 from benchmarks.contestants import resolve
@@ -17,38 +16,18 @@ from benchmarks.stats import summarise
 from benchmarks.studies.runner import Settings, header
 from benchmarks.studies.timing import compile_all
 from tests.gallery import grown
+from tests.tuning_support import record
 from woodpecker.errors import StrategyError
-from woodpecker.predicates import canonicalise
-from woodpecker.targets import resolve as resolve_target
 from woodpecker.tuning import records
 from woodpecker.tuning.lookup import DEFAULTS
-from woodpecker.tuning.shape import digest, shape_class, target_key
 
 FOREST = grown(1, 2, 2, dtype=np.float32)
-STEP = {"min_rows": 0, "strategy": "tree_traversal", "options": {"trees": 2, "interleave": 2, "unroll": 1}}
 
 
 @pytest.fixture
 def tuned_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A record for FOREST where `compile` looks by itself."""
-    made = records.Record(
-        digest=digest(FOREST),
-        shape=shape_class(canonicalise(FOREST)),
-        target=target_key(resolve_target("llvm")),
-        plan=(STEP,),
-        default=(STEP,),
-        ns_per_row={"1": 10.0},
-        default_ns_per_row={"1": 20.0},
-        gain=2.0,
-        model="a forest",
-        dtype="float32",
-        rows="sampled",
-        trials=3,
-        seed=0,
-        date="2026-11-23",
-        versions={"woodpecker": wp.__version__, "tvm": tvm.__version__},
-    )
-    records.append(tmp_path / "logs", made)
+    records.append(tmp_path / "logs", record(FOREST))
     monkeypatch.setenv("WOODPECKER_TUNING_LOGS", str(tmp_path / "logs"))
 
 

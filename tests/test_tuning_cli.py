@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -16,13 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import woodpecker as wp
-from woodpecker.errors import ArtifactError, InputError, MissingExtraError
+from woodpecker.errors import MissingExtraError
 from woodpecker.runtime import candidates
-from woodpecker.tuning import halves, job, logs, offline, records, remote, space
+from woodpecker.tuning import job, logs, records, remote
 
 from .cli_support import PROGRAM, cli_fixture, failed, frame, lgb, xgb  # noqa: F401
-from .gallery import grown
 
 QUICK = ("--trials", 3, "--batch", 1, "--batch", 64)
 
@@ -159,159 +155,6 @@ def test_ctrl_c_keeps_what_was_measured(folder, home):
     time.sleep(0.2)
     running = subprocess.run(["ps", "axww"], capture_output=True, text=True, check=True).stdout
     assert str(home / "w") not in running
-
-
-@pytest.fixture(scope="module")
-def halved(tmp_path_factory):
-    """(forest, folder): candidates of a small model, not measured."""
-    forest = grown(1, 6, 4, dtype=np.float32)
-    folder = tmp_path_factory.mktemp("halves") / "candidates"
-    assert halves.make(forest, folder, trials=4, batches=(1, 64)) == 4
-    return forest, folder
-
-
-MEASURE = "import sys; from woodpecker.cli import main; sys.exit(main(['measure', sys.argv[1]]))"
-
-
-def test_the_second_half_needs_the_runtime_alone(halved, tmp_path):
-    forest, made = halved
-    folder = tmp_path / "on the device"
-    shutil.copytree(made, folder)
-    (folder / "forest.npz").unlink()
-    with pytest.raises(InputError, match="was not measured to the end"):
-        halves.take(folder, tuning_logs=tmp_path / "logs")
-    block = (
-        "import sys\n"
-        "class Block:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.partition('.')[0] in ('tvm', 'typer', 'rich', 'xgboost', 'lightgbm', 'sklearn'):\n"
-        "            raise ImportError(name, name=name)\n"
-        "sys.meta_path.insert(0, Block())\n"
-    )
-    (tmp_path / "sitecustomize.py").write_text(block)
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(wp.__file__).parents[1]}"}
-    run = [sys.executable, "-c", MEASURE, str(folder)]
-    done = subprocess.run(run, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "4 candidates measured" in done.stdout
-    assert len(candidates.read_trials(folder)) == 4
-    shutil.copy(made / "forest.npz", folder)
-    result = halves.take(folder, tuning_logs=tmp_path / "logs")
-    assert result.record.trials == 4
-    assert records.read(tmp_path / "logs")[0].record == result.record
-    tuning = wp.compile(forest, tuning_logs=tmp_path / "logs").inspect()["tuning"]
-    assert tuning["from"] == "this model"
-
-
-@pytest.mark.full
-def test_a_second_round_joins_what_the_first_one_found(halved, tmp_path):
-    forest, made = halved
-    folder = tmp_path / "rounds"
-    shutil.copytree(made, folder)
-    listed = candidates.read_list(folder)
-    for i, candidate in enumerate(listed["candidates"]):
-        trial = {"plan": candidate["plan"], "status": "ok", "ns": {"1": 10.0 + 90 * (i % 2), "64": 10.0 - 5 * (i % 2)}}
-        candidates.append_line(folder / candidates.TRIALS, json.dumps(trial) + "\n")
-    assert halves.make(forest, folder, trials=3, batches=(1, 64)) == 3
-    after = candidates.read_list(folder)["candidates"]
-    assert after[:4] == listed["candidates"]
-    assert len({candidates.key(c["plan"]) for c in after}) == 7
-    with pytest.raises(InputError, match="belongs to another job"):
-        halves.make(grown(2, 6, 4), folder, trials=3)
-
-
-@pytest.mark.full
-def test_measuring_finds_wrong_crashing_and_hanging_candidates(halved, tmp_path):
-    _, made = halved
-    folder = tmp_path / "faulty"
-    shutil.copytree(made, folder)
-    wanted = np.load(folder / candidates.WANTED)
-    wanted[3, 0] = np.nextafter(wanted[3, 0], 9)
-    np.save(folder / candidates.WANTED, wanted)
-    listed = candidates.read_list(folder)
-    (folder / listed["candidates"][1]["code"]).write_bytes(b"no library")
-    assert [t["status"] for t in candidates.measure_all(folder)] == ["wrong", "crashed", "wrong", "wrong"]
-    assert json.loads((folder / candidates.PAIRED).read_text())["plans"] == []
-    with pytest.raises(InputError, match="the default plan was not measured"):
-        halves.take(folder, tuning_logs=tmp_path / "logs")
-    (folder / candidates.TRIALS).unlink()
-    assert {t["status"] for t in candidates.measure_all(folder, timeout=0.05)} == {"timeout"}
-
-
-def test_a_folder_is_measured_by_one_process_and_its_files_are_no_modules(halved, tmp_path):
-    _, made = halved
-    folder = tmp_path / "locked"
-    shutil.copytree(made, folder)
-    with candidates.locked(folder), pytest.raises(InputError, match="another tuning job is running"):
-        candidates.measure_all(folder)
-    for wrong in ("5", None, float("nan"), -1.0):
-        with pytest.raises(InputError, match="timeout must be positive"):
-            candidates.measure_all(folder, timeout=wrong)
-    assert not (folder / candidates.TRIALS).exists()
-    (folder / "json.py").write_text("raise SystemExit('this is no module')")
-    listed = json.loads((folder / candidates.LIST).read_text())
-    default = [c for c in listed["candidates"] if c["plan"] == listed["default"]]
-    (folder / candidates.LIST).write_text(json.dumps({**listed, "candidates": default}))
-    assert [t["status"] for t in candidates.measure_all(folder)] == ["ok"]
-
-
-@pytest.mark.full
-def test_a_winner_whose_entries_are_wrong_is_not_taken(halved, tmp_path, monkeypatch):
-    _, made = halved
-    folder = tmp_path / "taken"
-    shutil.copytree(made, folder)
-    default = candidates.read_list(folder)["default"]
-    trial = {"plan": default, "status": "ok", "ns": {"1": 10.0, "64": 10.0}}
-    (folder / candidates.TRIALS).write_text(json.dumps(trial) + "\n")
-    plans = [list(space.single("perfect_tree_traversal", {"interleave": n, "trees": 1})) for n in (16, 32)]
-    times = [{b: [ns] * 15 for b in ("1", "64")} for ns in (10.0, 2.0, 5.0)]
-    (folder / candidates.PAIRED).write_text(json.dumps({"plans": [default, *plans], "times": times, "cores": 2}))
-    monkeypatch.setattr(offline, "WORKER", (str(Path(__file__).with_name("tuning_faults.py")),))
-    result = halves.take(folder, tuning_logs=tmp_path / "logs")
-    assert list(result.record.plan) == plans[1]
-    assert result.gain == pytest.approx(2.0)
-
-
-def test_folders_that_cannot_be_measured(halved, tmp_path, cli):
-    _, made = halved
-    folder = tmp_path / "other"
-    shutil.copytree(made, folder)
-    assert "holds no candidates" in failed(cli("measure", tmp_path))
-    listed = json.loads((folder / candidates.LIST).read_text())
-    for change, error, message in (
-        ({"format": 9}, InputError, "has format 9"),
-        ({"resolved": {**listed["resolved"], "machine": "vax"}}, ArtifactError, "compiled for vax"),
-    ):
-        (folder / candidates.LIST).write_text(json.dumps({**listed, **change}))
-        with pytest.raises(error, match=message):
-            candidates.measure_all(folder)
-    for change in ({"batches": [1, 10**9]}, {"candidates": []}, {"n_rows": "9"}, {"resolved": 3}, {"default": None}):
-        (folder / candidates.LIST).write_text(json.dumps({**listed, **change}))
-        with pytest.raises(InputError, match="is damaged"):
-            candidates.measure_all(folder)
-    (folder / candidates.LIST).write_text("{")
-    assert "is damaged" in failed(cli("measure", folder))
-    (folder / candidates.LIST).write_text(json.dumps(listed))
-    with pytest.raises(InputError, match="was not measured to the end"):
-        halves.take(folder)
-    (folder / candidates.PAIRED).write_text('{"plans": [3]}')
-    short = {"plan": listed["default"], "status": "ok", "ns": {"1": 3.0}}
-    (folder / candidates.TRIALS).write_text(json.dumps(short))
-    with pytest.raises(InputError, match="the default plan was not measured"):
-        halves.take(folder)
-    whole = {**short, "ns": {str(n): 3.0 for n in listed["batches"]}}
-    (folder / candidates.TRIALS).write_text(json.dumps(whole))
-    with pytest.raises(InputError, match="is damaged"):
-        halves.take(folder)
-    (folder / candidates.PAIRED).write_text('{"plans": [], "cores": 2}')
-    assert halves.take(folder, tuning_logs=tmp_path / "logs").gain == 1.0
-    (folder / "forest.npz").write_bytes(b"no forest")
-    with pytest.raises(InputError, match="is damaged"):
-        halves.take(folder)
-    task = json.loads((folder / "task.json").read_text())
-    (folder / "task.json").write_text(json.dumps({**task, "versions": {"tvm": "0"}}))
-    with pytest.raises(InputError, match="make it again"):
-        halves.take(folder)
 
 
 @pytest.mark.full

@@ -24,35 +24,13 @@ from woodpecker.targets import resolve, resolve_levels
 from woodpecker.tuning import logs, records
 from woodpecker.tuning.logs import shipped  # as it is before conftest.py changes it
 from woodpecker.tuning.lookup import summary
-from woodpecker.tuning.records import Record
 from woodpecker.tuning.shape import digest, distance, shape_class, target_key
 
 from .gallery import FORESTS, grown, rows
 from .support import assert_bits_equal
+from .tuning_support import WALK, record
 
-WALK = {"min_rows": 0, "strategy": "tree_traversal", "options": {"trees": 2, "interleave": 2, "unroll": 1}}
 HEAP = {"min_rows": 3, "strategy": "perfect_tree_traversal", "options": {"trees": 2, "interleave": 4}}
-
-
-def record(forest: wp.Forest, plan=(WALK,), **changes) -> Record:
-    made = Record(
-        digest=digest(forest),
-        shape=shape_class(canonicalise(forest)),
-        target=target_key(resolve("llvm")),
-        plan=plan,
-        default=(WALK,),
-        ns_per_row={"1": 10.0},
-        default_ns_per_row={"1": 20.0},
-        gain=2.0,
-        model="a forest",
-        dtype="float32",
-        rows="sampled",
-        trials=3,
-        seed=0,
-        date="2026-11-23",
-        versions={"woodpecker": wp.__version__, "tvm": tvm.__version__},
-    )
-    return dataclasses.replace(made, **changes)
 
 
 @pytest.fixture
@@ -131,6 +109,13 @@ def test_records_that_do_not_fit_are_refused_with_the_reason(change, reason, for
     assert model.inspect()["tuning"]["from"] == "defaults"
     assert reason in model.inspect()["tuning"]["skipped"][0]
     assert "no tuning record" in model.inspect()["tuning"]["skipped"][2]
+
+
+def test_a_record_that_says_a_thing_twice_is_refused(forest, tmp_path):
+    path = records.append(tmp_path, record(forest))
+    path.write_text(path.read_text().replace('"gain": 2.0', '"gain": 9.0, "gain": 2.0'))
+    (entry,) = records.read_file(path)
+    assert "the key 'gain' stands there twice" in entry.refused
 
 
 @pytest.mark.parametrize(("part", "name"), [("shape", "trees"), ("shape", "outputs"), ("target", "cores")])
@@ -372,6 +357,7 @@ def test_a_line_that_could_not_be_written_again_is_refused(forest, tmp_path, edi
     [
         ("{", "is damaged: Expecting property name"),
         ('{"a": -Infinity}', "is damaged: there is no -Infinity in JSON"),
+        ('[{"a": 1, "b": {}, "a": 1}]', "is damaged: the key 'a' stands there twice"),
         ("[1e999]", "is damaged: the number 1e999 is beyond a float64"),
         ("[" * 10_000, "is damaged: maximum recursion depth"),
         ("\udcff", "is damaged: 'utf-8' codec can't decode"),

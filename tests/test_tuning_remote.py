@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from woodpecker.tuning import candidate, offline, records, remote, search, space
 from woodpecker.tuning import job as jobs
 
 from .gallery import grown
+from .qemu_support import FOLDER, PYTHON, on_qemu
 
 for _name in ("psutil", "tornado", "cloudpickle"):
     pytest.importorskip(_name)
@@ -36,10 +38,11 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(*command: object):
-    """A process group that is gone afterwards."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")])}
-    process = subprocess.Popen([sys.executable, "-m", *map(str, command)], env=environment, start_new_session=True)
+def running(*command: object, program: Sequence[object] = (sys.executable, "-m"), path: str | None = None):
+    """A process group that is gone afterwards. ``path``: where it finds modules; None: where this process does."""
+    search_path = os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "") if path is None else path])
+    environment = {**os.environ, "PYTHONPATH": search_path}
+    process = subprocess.Popen([str(part) for part in (*program, *command)], env=environment, start_new_session=True)
     try:
         yield process
     finally:
@@ -151,6 +154,20 @@ def test_a_candidate_that_crashes_its_session_costs_itself_only(tracker, forest,
         until(lambda: remote.devices(tracker, "fragile"))
         result = quick(forest, tmp_path, tracker, "fragile", timeout=20.0)
     assert [t["status"] for t in result.trials] == ["ok", "crashed", "ok"]
+
+
+@on_qemu
+def test_an_aarch64_server(tracker, forest, tmp_path):
+    """What `woodpecker device serve` does, in an aarch64 Python: candidates are compiled here, and run there."""
+    port = free_port()
+    serve = f"from woodpecker.tuning import remote; remote.serve({tracker!r}, 'arm', '127.0.0.1', {port}, {port + 3})"
+    with running(serve, program=(PYTHON, "-c"), path=str(FOLDER / "tvm")):
+        until(lambda: remote.devices(tracker, "arm"), 240.0)
+        result = quick(forest, tmp_path, tracker, "arm", trials=2, target="aarch64")
+    assert [t["status"] for t in result.trials] == ["ok"] * 2
+    assert result.record.target.machine == "aarch64"
+    model = wp.compile(forest, target="aarch64", tuning_logs=tmp_path / "logs")
+    assert model.inspect()["tuning"]["from"] == "this model"
 
 
 def test_trackers_and_keys_that_do_not_exist(tracker, forest, tmp_path):

@@ -135,6 +135,19 @@ def test_the_search_covers_its_space_without_repeating_itself(forest):
     assert [candidates.key(plan) for plan in again] == keys
 
 
+def test_a_search_goes_on_where_nothing_was_measured(forest):
+    canonical = canonicalise(forest)
+    default = space.resolved(canonical, [vars(s) for s in make_plan(canonical, "auto", {})])
+    what = search.Search(canonical, space.space_of(canonical), default, (1, 64), 40, 0)
+    pending, failed = [], []
+    while (plan := search.next_plan(what, [], pending)) is not None:
+        pending.append(plan)
+    while (plan := search.next_plan(what, failed, [])) is not None:
+        failed.append({"plan": list(plan), "status": "crashed"})
+    for plans in (pending, [search.plan_in(trial) for trial in failed]):
+        assert len({candidates.key(plan) for plan in plans}) == len(plans) == 40
+
+
 def test_strategies_of_few_plans_are_tried_whole_and_first(forest):
     canonical = canonicalise(forest)
     tried = space.space_of(canonical)

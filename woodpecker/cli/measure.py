@@ -28,9 +28,10 @@ def main(
     """
     from ..runtime import candidates
 
-    count = len(candidates.read_list(folder)["candidates"])
-    done = len(candidates.read_trials(folder))
-    with progress("measuring", count - done) as advance:
+    listed = candidates.read_list(folder)
+    done = {candidates.key(trial["plan"]) for trial in candidates.results(folder, listed)}
+    left = sum(candidates.key(c["plan"]) not in done for c in listed["candidates"])
+    with progress("measuring", left) as advance:
         trials = candidates.measure_all(folder, timeout=timeout, progress=lambda _: advance(1))
     if not quiet:
         failed = sum(trial["status"] != "ok" for trial in trials)

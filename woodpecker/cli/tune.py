@@ -124,7 +124,7 @@ def main(
       woodpecker tune model.ubj --trials 100
       woodpecker tune model.txt --data rows.parquet --drop target --report report.html
       woodpecker tune model.ubj --tracker 10.0.0.7:9190 --device-key board
-      woodpecker tune model.ubj --build candidates
+      woodpecker tune model.ubj --build candidates --target aarch64
       woodpecker tune --import candidates
       woodpecker tune --list
     """
@@ -165,12 +165,17 @@ def main(
         "seed": seed,
     }
     if build is not None:
-        from ..tuning.halves import make
+        from ..runtime import candidates, machine
+        from ..tuning.halves import READ_ME, make
 
         with _shown(trials, quiet, "building") as seen:
             count = make(forest, build, progress=seen, **common)
         if not quiet:
-            typer.echo(f"{build}: {count} candidates; run `woodpecker measure {build}` on the device")
+            where = machine.needs([candidates.read_list(build)["resolved"]])
+            typer.echo(f"{build}: {count} candidates, to be measured on {where}")
+            typer.echo(
+                f"copy {build} to the device and run `woodpecker measure {build}` there; {READ_ME} in it says more"
+            )
         return None
     try:
         with _shown(trials, quiet or as_json, "tuning") as seen:

@@ -1,9 +1,9 @@
 """``woodpecker measure DIR``, where the runtime is all there is: ``python -m woodpecker.runtime.candidates DIR``.
 
-DIR is what ``woodpecker tune --build DIR`` wrote: candidates as shared libraries, their models, rows, and the scores
-that these must have. Each candidate is checked and timed in a process of its own, so that a hang or a crash costs only
-that one; results go to DIR at once, and a second run goes on where the first one stopped. At the end the best ones are
-timed against the default in turn. ``woodpecker tune --import DIR`` makes a record of it.
+DIR is what ``woodpecker tune --build DIR`` wrote, here or on another machine: candidates as shared libraries, their
+models, rows, and the scores that these must have. Each candidate is checked and timed in a process of its own, so that
+a hang or a crash costs only that one; results go to DIR at once, and a second run goes on where the first one stopped.
+At the end the best ones are timed against the default in turn. ``woodpecker tune --import DIR`` makes a record of it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 import tvm_ffi
 
-from ..errors import InputError, WoodpeckerError
+from ..errors import ArtifactError, InputError, TargetError, WoodpeckerError
 from . import machine, measure, strict_json
-from .files import atomic_path, check_path
+from .files import append_line, atomic_path, check_path
 from .format import aligned
 from .threads import available_cpus
 
 LIST, ROWS, WANTED, TRIALS, PAIRED = "candidates.json", "rows.npy", "wanted.npy", "trials.jsonl", "paired.json"
-FORMAT = 1
+FORMAT = 2
 FINALISTS = 5
 HOPEFUL = 1.05
 """A trial with this share of the default's time may still be faster: each was measured in a moment of its own."""
@@ -58,8 +58,12 @@ def read_list(folder: Path) -> dict[str, Any]:
         if version == FORMAT:
             sizes = [*listed["batches"], listed["n_rows"], *(c["scratch_bytes"] for c in listed["candidates"])]
             where = listed["resolved"]
-            names = [where["system"], where["machine"], where["cpu"], *where["features"]]
-            names += [listed["symbol"], *(c[name] for c in listed["candidates"] for name in ("code", "model"))]
+            names = [where[name] for name in ("system", "machine", "libc", "cpu")] + where["features"]
+            names += [
+                listed["symbol"],
+                listed["job"],
+                *(c[name] for c in listed["candidates"] for name in ("code", "model")),
+            ]
             whole = all(type(n) is int and n > 0 for n in sizes) and all(type(name) is str for name in names)
             if not whole or max(listed["batches"]) > listed["n_rows"]:
                 raise ValueError("a size or a name is none")
@@ -89,6 +93,21 @@ def read_trials(folder: Path, batches: Sequence[int] | None = None) -> list[dict
     return trials
 
 
+def results(folder: Path, listed: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The results so far of the candidates of a list.
+
+    Raises:
+        InputError: they are of other candidates, which may have the same plans.
+    """
+    trials = read_trials(folder, listed["batches"])
+    if any(trial.get("job") != listed["job"] for trial in trials):
+        raise InputError(
+            f"{folder / TRIALS} holds results of another build, of another model, target or rows: bring those of this "
+            "one, or remove the file and measure again"
+        )
+    return trials
+
+
 def _whole(trial: Any) -> bool:
     if not isinstance(trial, dict) or not isinstance(trial.get("plan"), list) or "status" not in trial:
         return False
@@ -102,19 +121,6 @@ def succeeded(trials: Sequence[Trial]) -> list[Trial]:
     """Those that were measured, unless the same plan was found to be wrong later."""
     wrong = {key(t["plan"]) for t in trials if t["status"] == "wrong"}
     return [t for t in trials if t["status"] == "ok" and key(t["plan"]) not in wrong]
-
-
-def append_line(path: Path, text: str) -> None:
-    """Add a line to a file in one write. A line that a killed process left half-written is closed first."""
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o666)
-    try:
-        size = os.fstat(descriptor).st_size
-        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        data = (b"\n" if torn else b"") + text.encode()
-        if os.write(descriptor, data) != len(data):
-            raise OSError(f"{path}: the line was cut short; is the disk full?")
-    finally:
-        os.close(descriptor)
 
 
 def key(plan: Any) -> str:
@@ -192,20 +198,37 @@ def measure_all(
         All results.
 
     Raises:
-        InputError: the folder holds no candidates, another job is running there, or ``timeout`` is none.
-        ArtifactError: they are for another machine. OSError: a file can't be read or written.
+        InputError: the folder holds no candidates, or was copied in part, or has results of another build; another job
+            is running there; or ``timeout`` is none.
+        ArtifactError: they are for another machine. TargetError: no further Python can be started here. OSError: a
+            file can't be read or written.
     """
     check_positive("timeout", timeout, MAX_SECONDS, "s")
     folder = check_path(folder)
-    machine.check([read_list(folder)["resolved"]], str(folder))
+    _check_device(folder, read_list(folder))
     with locked(folder):
         return _measure_all(folder, read_list(folder), timeout, progress)
+
+
+def _check_device(folder: Path, listed: Mapping[str, Any]) -> None:
+    """Refuse candidates that can't run here, and folders that were copied in part."""
+    if not machine.runs(listed["resolved"]):
+        raise ArtifactError(
+            f"the candidates in {folder} are for {machine.mismatch([listed['resolved']])}. Measure them on such a "
+            "device, or make others for this one: woodpecker tune MODEL --build DIR --target TARGET"
+        )
+    names = {ROWS, WANTED, *(c[name] for c in listed["candidates"] for name in ("code", "model"))}
+    if missing := sorted(name for name in names if not (folder / name).is_file()):
+        raise InputError(
+            f"{folder} lacks {missing[0]}{f' and {len(missing) - 1} other files' if missing[1:] else ''}: copy all of "
+            "the folder that woodpecker tune --build wrote"
+        )
 
 
 def _measure_all(
     folder: Path, listed: Mapping[str, Any], timeout: float, progress: Callable[[Trial], None] | None
 ) -> list[dict[str, Any]]:
-    trials = read_trials(folder, listed["batches"])
+    trials = results(folder, listed)
     done = {key(t["plan"]) for t in trials}
     for index, candidate in enumerate(listed["candidates"]):
         if key(candidate["plan"]) in done:
@@ -214,30 +237,40 @@ def _measure_all(
         for t in trials:
             for b, ns in t["ns"].items() if t["status"] == "ok" else ():
                 best[b] = min(ns, best.get(b, math.inf))
-        result = _apart(folder, timeout, "one", [index], best)
-        trial = {"plan": candidate["plan"], **result}
-        append_line(folder / TRIALS, json.dumps(trial, sort_keys=True) + "\n")
-        trials.append(trial)
+        trials.append(_add(folder, listed, index, _apart(folder, timeout, "one", [index], best)))
         if progress is not None:
-            progress(trial)
+            progress(trials[-1])
     _pair(folder, listed, trials, timeout)
     return trials
 
 
-def _pair(folder: Path, listed: Mapping[str, Any], trials: Sequence[Trial], timeout: float) -> None:
+def _add(folder: Path, listed: Mapping[str, Any], index: int, result: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of a candidate, which is in the folder now."""
+    trial = {"plan": listed["candidates"][index]["plan"], "job": listed["job"], **result}
+    append_line(folder / TRIALS, json.dumps(trial, sort_keys=True) + "\n")
+    return trial
+
+
+def _pair(folder: Path, listed: Mapping[str, Any], trials: list[dict[str, Any]], timeout: float) -> None:
     """The paired run of the best candidates and the default; its samples go to the folder."""
     places = {key(c["plan"]): i for i, c in enumerate(listed["candidates"])}
+    default = places[key(listed["default"])]
     best = [places[key(t["plan"])] for t in faster(trials, listed["default"]) if key(t["plan"]) in places]
-    chosen = [places[key(listed["default"])], *best[:FINALISTS]]
+    chosen = [default, *best[:FINALISTS]]
     times: list[Any] = []
     while len(chosen) > 1:
         result = _apart(folder, timeout * (len(chosen) + 1), "paired", chosen, {})
         if result["status"] == "ok":
             times = result["times"]
             break
-        chosen = chosen[:-1]
-    plans = [listed["candidates"][i]["plan"] for i in chosen]
-    paired = {"plans": plans if times else [], "times": times, "cores": available_cpus()}
+        if result["status"] == "wrong":  # it was right before: code whose scores vary is wrong code
+            wrong = chosen[result.pop("place")]
+            trials.append(_add(folder, listed, wrong, result))
+            chosen = [i for i in chosen if i != wrong] if wrong != default else []
+        else:
+            chosen = chosen[:-1]
+    plans = [listed["candidates"][i]["plan"] for i in chosen] if times else []
+    paired = {"job": listed["job"], "trials": len(trials), "plans": plans, "times": times, "cores": available_cpus()}
     with atomic_path(folder / PAIRED) as staged:
         staged.write_text(json.dumps(paired) + "\n")
 
@@ -252,7 +285,9 @@ def _apart(
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
         return {"status": "timeout", "message": "it took longer than the limit of time"}
-    if done.returncode:
+    except OSError as error:
+        raise TargetError(f"a Python for a candidate can't be started: {error}") from error
+    if done.returncode or not done.stdout.endswith("}\n"):
         said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         return {"status": "crashed", "message": f"the process ended with code {done.returncode}: {said}"[:500]}
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -267,7 +302,7 @@ def _answer(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     batches, n = [int(b) for b in listed["batches"]], int(listed["n_rows"])
     best = {int(b): float(ns) for b, ns in asked["best"].items()}
     clocks = []
-    for index in asked["indices"]:
+    for place, index in enumerate(asked["indices"]):
         candidate = listed["candidates"][index]
         module = tvm_ffi.load_module(str((folder / candidate["code"]).absolute()))
         blob = np.fromfile(folder / candidate["model"], np.uint8)
@@ -277,7 +312,7 @@ def _answer(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
         if asked["what"] == "one" and (slow := measure.too_slow(clock, n, batches, best)) is not None:
             return {"status": "slow", "message": f"{measure.TOO_SLOW:.0f} times slower than the best", "ns": slow}
         if wrong := measure.first_difference(measure.compute_of(run, out), wanted):
-            return {"status": "wrong", "message": wrong}
+            return {"status": "wrong", "message": wrong} | ({"place": place} if asked["what"] == "paired" else {})
         clocks.append(clock)
     if asked["what"] == "one":
         (times,) = measure.sample(clocks, n, batches, ROUNDS, best)
@@ -300,6 +335,9 @@ def main(arguments: Sequence[str]) -> int:
     except (WoodpeckerError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: what was measured is kept; the same command goes on from there\n")
+        return 130
     sys.stdout.write(f"{len(trials)} candidates measured; bring {arguments[0]} home: woodpecker tune --import DIR\n")
     return 0
 

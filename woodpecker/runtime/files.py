@@ -1,4 +1,5 @@
-"""Writing a file all or nothing: a temporary file beside it takes its place when it is complete."""
+"""Writing a file all or nothing: a temporary file beside it takes its place when it is complete; or line by line, each
+all or nothing."""
 
 from __future__ import annotations
 
@@ -86,3 +87,16 @@ def atomic_path(path: Path, mode: int = 0o666) -> Iterator[Path]:
         temporary.replace(final)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def append_line(path: Path, text: str) -> None:
+    """Add a line to a file in one write. A line that a killed process left half-written is closed first."""
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    try:
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        data = (b"\n" if torn else b"") + text.encode()
+        if os.write(descriptor, data) != len(data):
+            raise OSError(f"{path}: the line was cut short; is the disk full?")
+    finally:
+        os.close(descriptor)

@@ -153,16 +153,20 @@ def check(targets: Sequence[Mapping[str, Any]], path: str) -> int:
 def why_not(targets: Sequence[Mapping[str, Any]]) -> str:
     """What targets that can't run here are, what this machine is, and what to do; for error messages."""
     if not _is_platform(targets[0]):  # all levels have one platform
+        return f"{mismatch(targets)}. Compile the model for this machine{_on_another()}"
+    older = LEAST.get(machine(), "llvm")
+    return f'{mismatch(targets)}. Compile the model on this machine, or for an older CPU, such as target="{older}"'
+
+
+def mismatch(targets: Sequence[Mapping[str, Any]]) -> str:
+    """What targets that can't run here are, and what this machine is."""
+    if not _is_platform(targets[0]):
         here = {"system": sys.platform, "machine": machine(), "libc": libc()}
-        return (
-            f"{platform_text(targets[0])}; this is {platform_text(here)}. Compile the model for this machine"
-            f"{_on_another()}"
-        )
+        return f"{platform_text(targets[0])}; this is {platform_text(here)}"
     nearest = min(targets, key=lambda target: len(_absent(target)))
     return (
         f"a {' or a '.join(target['cpu'] for target in targets)} and needs "
-        f"{'at least ' if len(targets) > 1 else ''}{', '.join(_absent(nearest))}, which this CPU has not. "
-        f'Compile the model on this machine, or for an older CPU, such as target="{LEAST.get(machine(), "llvm")}"'
+        f"{'at least ' if len(targets) > 1 else ''}{', '.join(_absent(nearest))}, which this CPU has not"
     )
 
 
@@ -181,12 +185,16 @@ def platform_text(target: Mapping[str, Any]) -> str:
 
 
 def requirement(targets: Sequence[Mapping[str, Any]]) -> str:
-    """Where an artifact with these CPU levels runs, for people."""
+    """Where an artifact with these CPU levels runs, and whether that is here; for people."""
+    return f"{needs(targets)}{'' if any(map(runs, targets)) else '; not on this machine'}"
+
+
+def needs(targets: Sequence[Mapping[str, Any]]) -> str:
+    """Where code for these CPU levels runs, for people."""
     least = min(targets, key=lambda target: len(target["features"]))
     features = [f for f in least["features"] if f not in BASELINE.get(least["machine"], ())]
     cpus = f"a CPU with {', '.join(features)}" if features else "any CPU"
-    here = "" if any(map(runs, targets)) else "; not on this machine"
-    return f"{platform_text(least)}, {cpus}{here}"
+    return f"{platform_text(least)}, {cpus}"
 
 
 def _is_platform(target: Mapping[str, Any]) -> bool:

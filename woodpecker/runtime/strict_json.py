@@ -1,4 +1,5 @@
-"""Reading JSON that anyone may have written: what is none, or holds a number that is none, ends in a typed error."""
+"""Reading JSON that anyone may have written: what is none, holds a number that is none, or says a thing twice, ends in
+a typed error."""
 
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ def parse(text: str | bytes) -> Any:
     """The value of a JSON text.
 
     Raises:
-        InputError: it is no JSON. NaN and infinity are none either, nor are numbers that a float64 can't hold.
+        InputError: it is no JSON. NaN and infinity are none either, nor are numbers that a float64 can't hold, nor
+            objects with a key that stands there twice.
     """
     try:
-        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise InputError(str(error)) from None
 
@@ -44,3 +46,13 @@ def _finite(text: str) -> float:
     if math.isinf(value):
         raise ValueError(f"the number {text[:40]} is beyond a float64")
     return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object. Of a key that stands there twice, readers take one or the other value."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key[:40]!r} stands there twice")
+        found[key] = value
+    return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from ..layout import Layout, Signature
 from ..levels import level_of
 from ..predicates import Canonical
 from ..relay_ops.plan import Step
+from ..runtime.files import atomic_path
 from ..runtime.format import pack
 from ..schedules.cpu import tables_of
 from ..targets import CpuTarget, tvm_target
@@ -62,8 +65,12 @@ def write(code: Code, where: CpuTarget, entry: str, path: Path) -> None:
     tools = toolchain.find(where.platform)
 
     def link(output: str, objects: Sequence[str], **_: Any) -> None:
-        made = Path(output).absolute()
+        made = Path(output)
         files = [str(Path(name).absolute()) for name in objects]
-        tools.run(["-shared", "-fPIC", *files, "-o", str(made), "-lm"], made.parent, made.name)
+        tools.run(["-shared", "-fPIC", *files, "-o", made.name, "-lm"], made.parent, made.name)
 
-    build(code, where, entry).export_library(str(path), fcompile=link)
+    # Compilers leave files of their own beside what they make.
+    with tempfile.TemporaryDirectory(prefix="woodpecker-") as apart, atomic_path(path, mode=0o777) as staged:
+        linked = Path(apart) / "candidate.so"
+        build(code, where, entry).export_library(str(linked), fcompile=link)
+        shutil.copyfile(linked, staged)

@@ -1,13 +1,16 @@
-"""Tuning in two halves, for devices that can't be reached: candidates are made here, measured there by
-`woodpecker.runtime.candidates` with the runtime alone, and what was measured becomes a record here.
+"""Tuning in two halves, for devices that can't be reached: candidates are made here, for this machine's CPU or another,
+measured there by `woodpecker.runtime.candidates` with the runtime alone, and what was measured becomes a record here.
 
-The folder is a work folder (`woodpecker.tuning.store`) with the candidates beside. Made again after it was measured,
+The folder is a work folder (`woodpecker.tuning.store`) with the candidates beside, and what it takes to check them
+there: rows, and the scores that this machine computed of them. Made again after it was measured,
 it gets a second round: candidates near the leaders of the first, and plans that are joined from them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 import sys
 import tempfile
@@ -16,12 +19,12 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-from .. import __version__
-from ..errors import ArtifactError, InputError, TargetError, WoodpeckerError
+from .. import __version__, toolchain
+from ..errors import InputError, TargetError, WoodpeckerError
 from ..predicates import canonicalise
 from ..relay_ops.plan import make_plan, steps_of
 from ..runtime import candidates, machine, strict_json
-from ..runtime.files import check_path
+from ..runtime.files import atomic_path, check_path
 from ..targets import import_tvm
 from . import offline, records, search, store
 from . import space as spaces
@@ -34,6 +37,7 @@ from .shape import shape_class, target_key
 
 BUILD_SECONDS = 300.0
 BUILD_BYTES = 8 * 2**30
+READ_ME = "README.txt"
 
 
 def make(
@@ -61,19 +65,24 @@ def make(
         How many candidates there are that were not measured yet.
 
     Raises:
-        InputError, TargetError, ...: see `woodpecker.tune`.
+        InputError, TargetError, ...: see `woodpecker.tune`. TargetError, too, where candidates can't be made for the
+            target's system, or the default plan can't be made for its CPU. MissingExtraError: there is no linker for
+            its platform.
     """
     job = new_job(model, target, trials, data, batches, seed, check_path(folder), missing, iteration_range, remote=True)
-    if not job.where.native:
+    if job.where.system != "linux":  # elsewhere a library has to name the one that TVM's code takes a function from
+        system = machine.SYSTEMS[job.where.system]
         raise TargetError(
-            f"code for target {job.where.name!r} does not run on this machine, which has to compute the scores that "
-            "the candidates are compared with"
+            f"target {job.where.name!r} is {system}, and candidates are made for Linux only: run woodpecker tune on "
+            "the device itself"
         )
+    toolchain.find(job.where.platform)
     command = [sys.executable, *offline.WORKER, str(job.folder), str(BUILD_BYTES)]
     with store.locked(job.folder), Pool(command, job.folder / store.LOG, lambda asked: BUILD_SECONDS) as pool:
         prepare(job)
         Runner(pool, job, 1).prepare()
-        made, measured = _candidates(job.folder), candidates.read_trials(job.folder)
+        listed = _listed(job, _candidates(job.folder))
+        made, measured = listed["candidates"], candidates.results(job.folder, listed)
         pending = [tuple(c["plan"]) for c in made if not _has(measured, c["plan"])]
         wanted = iter(_plans(job, measured, pending))
 
@@ -84,10 +93,40 @@ def make(
         for asked, result in pool.run(next_job):
             if result["status"] == "ok":
                 made.append({"plan": asked["plan"], **result["files"]})
-                store.write_json(job.folder / candidates.LIST, _listed(job, made))
+                store.write_json(job.folder / candidates.LIST, listed)
+            elif not made:  # the first one is the default plan, without which there is nothing to compare with
+                raise TargetError(f"the default plan can't be made for {job.where.name!r}: {result.get('message')}")
             if progress is not None:
                 progress({"plan": asked["plan"], **result})
+        with atomic_path(job.folder / READ_ME) as staged:
+            staged.write_text(_read_me(job))
     return sum(not _has(measured, c["plan"]) for c in made)
+
+
+def _read_me(job: Job) -> str:
+    """What to do with the folder, for whoever finds it on the device."""
+    name = job.folder.name
+    return f"""\
+Candidates of woodpecker {__version__} for {describe(job.forest)}.
+They are to be measured on {machine.needs([job.settings["resolved"]])}.
+
+1. Copy this folder, all of it, to the device. What is needed there is Python with woodpecker's base package, which
+   needs numpy and apache-tvm-ffi; no compiler, no TVM, and not the library that trained the model.
+
+2. Measure there, while nothing else is running:
+
+       woodpecker measure {name}
+
+   (without the extra cli: python -m woodpecker.runtime.candidates {name}). Each candidate's scores are compared to the
+   bit before its time counts. It may be interrupted: the same command goes on where it was.
+
+3. Bring the folder back, or just {candidates.TRIALS} and {candidates.PAIRED}, into the folder that it was copied
+   from, and
+
+       woodpecker tune --import {name}
+
+   makes the record that later compilations use.
+"""
 
 
 def _candidates(folder: Path) -> list[dict[str, Any]]:
@@ -122,19 +161,25 @@ def _plans(job: Job, measured: Sequence[Mapping[str, Any]], pending: list[PlanSt
     return found
 
 
-def _listed(job: Job, made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _listed(job: Job, made: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "format": candidates.FORMAT,
+        "job": _build_of(job.settings),
         "symbol": SYMBOL,
         "resolved": job.settings["resolved"],
         "batches": list(job.search.batches),
         "n_rows": job.n_rows,
         "default": list(job.search.default),
-        "candidates": list(made),
+        "candidates": made,
         "model": describe(job.forest),
         "dtype": job.dtype,
         "rows": job.rows,
     }
+
+
+def _build_of(settings: Mapping[str, Any]) -> str:
+    """Equal for builds whose candidates of one plan are the same code, and are measured in the same way."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def take(folder: Any, *, tuning_logs: Any = None) -> TuningRecords:
@@ -145,13 +190,15 @@ def take(folder: Any, *, tuning_logs: Any = None) -> TuningRecords:
         tuning_logs: The folder to add the record to; None: the user's.
 
     Raises:
-        InputError: nothing was measured there, or it was made by another version of woodpecker or TVM.
+        InputError: it was not measured to the end, or made by another version of woodpecker or TVM; or the results are
+            those of another build, or damaged.
     """
     into = log_folder(tuning_logs)
     place = check_path(folder).absolute()
     listed = candidates.read_list(place)
     try:
         record, trials, reason = _judged(place, listed)
+        records.from_json(strict_json.parse(record.line))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, BadZipFile) as error:
         if isinstance(error, WoodpeckerError):
             raise
@@ -165,9 +212,7 @@ def _verified(
 ) -> tuple[list[PlanSteps], search.Verdict]:
     """The plans of a paired run less those that would win but whose entries differ from the interpreter's, and the
     verdict. Where this machine can't run their code, what the device has compared must do."""
-    try:
-        machine.check([listed["resolved"]], str(place))
-    except ArtifactError:
+    if not machine.runs(listed["resolved"]):
         return plans, search.judge(plans, times)
     command = [sys.executable, *offline.WORKER, str(place), str(BUILD_BYTES)]
     with (
@@ -189,15 +234,30 @@ def _judged(place: Path, listed: Mapping[str, Any]) -> tuple[Record, list[dict[s
     versions = {"woodpecker": __version__, "tvm": str(import_tvm().__version__)}
     if settings["versions"] != versions:
         raise InputError(f"{place} was made by {settings['versions']}, and this is {versions}: make it again")
-    trials = candidates.read_trials(place, listed["batches"])
-    if not (place / candidates.PAIRED).exists():
-        raise InputError(f"{place} was not measured to the end: run woodpecker measure {place} on the device")
-    paired = strict_json.read(place / candidates.PAIRED)
+    if listed["job"] != _build_of(settings):
+        raise InputError(f"{place / candidates.LIST} and {place / store.TASK} are of different builds: make it again")
+    trials = candidates.results(place, listed)
+    absent = sum(not _has(trials, c["plan"]) for c in listed["candidates"])
+    paired = strict_json.read(place / candidates.PAIRED) if (place / candidates.PAIRED).exists() else None
+    if paired is not None and paired["job"] != listed["job"]:
+        raise InputError(f"{place / candidates.PAIRED} is of another build: bring the results of this one")
+    if absent or paired is None or paired["trials"] != len(trials):
+        some = f" ({absent} of {len(listed['candidates'])} candidates are left)" if absent else ""
+        raise InputError(f"{place} was not measured to the end{some}: run woodpecker measure {place} on the device")
     default: PlanSteps = tuple(listed["default"])
-    done = candidates.succeeded(trials)
-    measured = next((t for t in done if candidates.key(t["plan"]) == candidates.key(default)), None)
+    done = {candidates.key(t["plan"]): t for t in candidates.succeeded(trials)}
+    measured = done.get(candidates.key(default))
     if measured is None:
-        raise InputError(f"{place}: the default plan was not measured, so that there is nothing to compare with")
+        failed = next(t for t in reversed(trials) if candidates.key(t["plan"]) == candidates.key(default))
+        raise InputError(
+            f"{place}: the default plan was not measured, so that there is nothing to compare with; it ended as "
+            f"{failed['status']}: {failed.get('message', '')}"
+        )
+    first = candidates.key(paired["plans"][0]) if paired["plans"] else candidates.key(default)
+    if first != candidates.key(default) or any(candidates.key(plan) not in done for plan in paired["plans"]):
+        raise ValueError(f"{candidates.PAIRED} holds plans that were not measured")
+    if not all(ns > 0 for times in paired["times"] for samples in times.values() for ns in samples):
+        raise ValueError(f"{candidates.PAIRED} holds a time that is none")
     canonical = canonicalise(store.load_forest(place / store.FOREST))
     if paired["plans"]:
         plans, verdict = _verified(place, listed, [tuple(plan) for plan in paired["plans"]], paired["times"])

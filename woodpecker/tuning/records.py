@@ -19,8 +19,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..runtime import strict_json
-from ..runtime.candidates import append_line
-from ..runtime.files import atomic_path, check_output, check_path
+from ..runtime.files import append_line, atomic_path, check_output, check_path
 from .shape import ShapeClass, TargetKey, shape_from_json, target_from_json, to_json
 
 FORMAT = 1

@@ -164,6 +164,8 @@ def _joined(search: Search, trials: Sequence[Trial]) -> list[PlanSteps]:
     first, by the times of their parts, those last that would be slower than the default somewhere."""
     leaders = [_leaders(trials, batch)[:PARTNERS] for batch in search.batches]
     known = {key(t["plan"]): t for found in leaders for t in found}
+    if not known:
+        return []
     names = sorted(known)
     sets = [*itertools.combinations(names, 2), *itertools.combinations(names, 3)]
     sets += [tuple(sorted({key(found[0]["plan"]) for found in leaders if found}))]

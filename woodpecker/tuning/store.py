@@ -25,8 +25,8 @@ import numpy as np
 from ..errors import InputError
 from ..forest import Forest
 from ..runtime import candidates, strict_json
-from ..runtime.candidates import TRIALS, append_line
-from ..runtime.files import atomic_path
+from ..runtime.candidates import TRIALS
+from ..runtime.files import append_line, atomic_path
 from ..targets import CpuTarget
 from .shape import scoring_arrays, scoring_scalars
 
