@@ -41,7 +41,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_new_lock)
 
 SOURCES = Path(__file__).parent / "runtime" / "c"
-C_SOURCES = ("artifact.c", "woodpecker.h", "cpu.h", "entries.h", "ffi.h", "pool.h")
+C_SOURCES = ("artifact.c", "woodpecker.h", "cpu.h", "entries.h", "ffi.h", "pool.h", "wasm.h")
 
 
 def kernel(
