@@ -15,6 +15,7 @@ import tvm
 from .layout import Layout, Signature, directory, signature
 from .predicates import Canonical
 from .relay_ops.plan import WALKING, Step, make_plan
+from .runtime import machine
 from .runtime.format import Directory
 from .runtime.threads import NS_PER_SHARE
 from .schedules.cpu import lay_out, shared_rows, tables_of
@@ -96,9 +97,9 @@ def make_levels(
     return tuple(levels), directories
 
 
-def _terms(canonical: Canonical, plan: tuple[Step, ...], first: Signature) -> Terms | None:
+def _terms(canonical: Canonical, plan: tuple[Step, ...], first: Signature, target: CpuTarget) -> Terms | None:
     """The entries that share trees out, where the rows for which nothing but walks is planned take long enough."""
-    if plan[0].strategy not in WALKING:
+    if plan[0].strategy not in WALKING or target.system == machine.WEBASSEMBLY:  # which has no threads
         return None
     forest = canonical.forest
     width = forest.n_trees * (forest.n_outputs if forest.vector_leaves else 1)
@@ -136,6 +137,6 @@ def level_of(
         shared_rows(signatures[-1]),
         layouts[-1].scalars["scratch_bytes"],
         tuning,
-        _terms(canonical, plan, signatures[0]),
+        _terms(canonical, plan, signatures[0], target),
     )
     return level, list(map(directory, layouts, signatures))

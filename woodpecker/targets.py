@@ -112,6 +112,11 @@ def resolve_levels(target: Any) -> tuple[CpuTarget, ...]:
                 raise TargetError(f"target {level.name!r} is listed twice{same}; list each CPU level once")
         above = (i for i, other in enumerate(ordered) if set(other.features) > set(level.features))
         ordered.insert(next(above, len(ordered)), level)
+    if len(ordered) > 1 and ordered[0].system == machine.WEBASSEMBLY:
+        raise TargetError(
+            f"targets {ordered[0].name!r} and {ordered[1].name!r} can't be in one WebAssembly module, which an engine "
+            "takes as a whole or refuses: make one of each"
+        )
     return tuple(ordered)
 
 
