@@ -71,6 +71,12 @@ def check(engine: str, folder: Path, pairs: list[tuple[str, str]], sizes: tuple[
         assert got == want[call[2], call[1]], call
 
 
+def run(command: str, folder: Path) -> str:
+    done = subprocess.run(["sh", "-ec", command], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.fixture(scope="module", name="shared")
 def shared_fixture(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("modules")
@@ -135,6 +141,58 @@ def test_without_vectors(module, tmp_path):
     with pytest.raises(wasmtime.WasmtimeError, match="SIMD"):
         wasmtime.Module.from_file(old, str(module))
     check("wasmtime", tmp_path, [("float32", "tree_traversal")], (9, 1100))
+
+
+@needs_zig
+class TestBundle:
+    NAMES = ["LICENSE", "README.md", "expected.csv", "libmodel.a", "model.wasm", "predict.c", "predict.mjs", "rows.csv"]
+
+    @needs_node
+    def test_the_commands_of_its_readme(self, module, tmp_path):
+        folder = tmp_path / "device"
+        names = bundle.write(classifier(), folder, target="wasm32", **WALK)
+        assert names == [*self.NAMES, "woodpecker.h", "woodpecker.mjs"] == sorted(p.name for p in folder.iterdir())
+        text, want = (folder / "README.md").read_text(), (folder / "expected.csv").read_text()
+        assert "It runs on WebAssembly (wasm32):\n\n- wasm32: generic, with simd128" in text and "pip" not in text
+        script, program = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        assert len(want.split()) == bundle.ROWS
+        assert run(script, folder) == want
+        compiling, running = program.splitlines()
+        run(compiling.replace("zig", f"'{sys.executable}' -m ziglang", 1), folder)
+        wasi = f"node --no-warnings '{SCRIPTS / 'wasi.mjs'}'"
+        assert run(running.replace("wasmtime", wasi, 1), folder) == want
+        for method in ("apply", "predict_proba", "predict"):
+            said = run(f"node predict.mjs model.wasm {method} < rows.csv", folder)
+            assert said == run(f"{wasi} predict.wasm {method} < rows.csv", folder)
+        assert bundle.write(module, tmp_path / "copy") == [
+            "LICENSE", "README.md", "model.wasm", "predict.mjs", "woodpecker.mjs"
+        ]  # fmt: skip
+        assert (tmp_path / "copy" / "model.wasm").read_bytes() == module.read_bytes()
+        script = re.findall(r"^```sh\n(.*?)^```$", (tmp_path / "copy" / "README.md").read_text(), re.M | re.S)
+        assert len(script) == 1
+        assert run(f"cp ../device/rows.csv .; {script[0]}", tmp_path / "copy") == want
+
+    @needs_node
+    def test_the_program_says_what_is_wrong(self, module, tmp_path):
+        shutil.copy(module, tmp_path / "m.wasm")
+        (tmp_path / "cut.wasm").write_bytes(module.read_bytes()[:1000])
+        predict = f"node '{bundle.JS_FILES[1]}'"
+        cases = {
+            predict: "usage: predict.mjs MODEL.wasm",
+            f"{predict} absent.wasm": "no such file",
+            f"{predict} cut.wasm": "this is no WebAssembly module that runs here",
+            f"{predict} m.wasm nothing": "the model has no method nothing; it has raw, apply",
+            f"echo 1,2 | {predict} m.wasm": "line 1 does not hold 5 numbers",
+            f"printf '1,2,3,4,5\\n1,2,3,4,x' | {predict} m.wasm": "line 2 does not hold 5 numbers",
+            f"echo 0x1,2,3,4,5 | {predict} m.wasm": "line 1 does not hold 5 numbers",
+        }
+        for command, message in cases.items():
+            done = subprocess.run(
+                ["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False, input="1,2,3,4,5\n"
+            )
+            assert done.returncode == 1 and message in done.stderr and not done.stdout, (command, done)
+        assert run(f"printf ' 1 ,,-inf,1e-3, nan\\n' | {predict} m.wasm raw", tmp_path).count("\n") == 1
+        assert run(f"{predict} m.wasm raw < /dev/null", tmp_path) == ""
 
 
 @needs_zig

@@ -54,7 +54,9 @@ def results(engine: str, folder: Path, calls: Sequence[Call], rows: Mapping[str,
     for key, X in rows.items():
         X.tofile(folder / f"{key}.rows")
     keys = ("module", "method", "rows", "wide")
-    listed = [dict(zip(keys, (*call[:2], f"{call[2]}.rows", rows[call[2]].itemsize == 8), strict=True)) for call in calls]
+    listed = [
+        dict(zip(keys, (*call[:2], f"{call[2]}.rows", rows[call[2]].itemsize == 8), strict=True)) for call in calls
+    ]
     (folder / "calls.json").write_text(json.dumps(listed))
     node(SCRIPTS / "run.mjs", folder)
     errors = json.loads((folder / "errors.json").read_text())
