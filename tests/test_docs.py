@@ -193,5 +193,5 @@ def test_the_map_lists_every_module():
     for head, body in re.findall(r"^\| `(woodpecker/.*?)` \|.*\n\|---\|---\|\n((?:\|.*\n)+)", text, re.MULTILINE):
         for row in body.splitlines():
             listed |= {head + name for name in re.findall(r"`([\w/]+\.\w+)`", row.split("|")[1])}
-    files = [p for p in (ROOT / "woodpecker").rglob("*") if p.suffix in (".py", ".c", ".h")]
+    files = [p for p in (ROOT / "woodpecker").rglob("*") if p.suffix in (".py", ".c", ".h", ".mjs")]
     assert listed == {p.relative_to(ROOT).as_posix() for p in files}

@@ -143,15 +143,16 @@ def test_without_vectors(module, tmp_path):
     check("wasmtime", tmp_path, [("float32", "tree_traversal")], (9, 1100))
 
 
+FILES = ["LICENSE", "README.md", "expected.csv", "libmodel.a", "model.wasm", "predict.c", "predict.mjs", "rows.csv"]
+
+
 @needs_zig
 class TestBundle:
-    NAMES = ["LICENSE", "README.md", "expected.csv", "libmodel.a", "model.wasm", "predict.c", "predict.mjs", "rows.csv"]
-
     @needs_node
     def test_the_commands_of_its_readme(self, module, tmp_path):
         folder = tmp_path / "device"
         names = bundle.write(classifier(), folder, target="wasm32", **WALK)
-        assert names == [*self.NAMES, "woodpecker.h", "woodpecker.mjs"] == sorted(p.name for p in folder.iterdir())
+        assert names == [*FILES, "woodpecker.h", "woodpecker.mjs"] == sorted(p.name for p in folder.iterdir())
         text, want = (folder / "README.md").read_text(), (folder / "expected.csv").read_text()
         assert "It runs on WebAssembly (wasm32):\n\n- wasm32: generic, with simd128" in text and "pip" not in text
         script, program = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)

@@ -21,7 +21,6 @@ from .compiled import Entry, Program
 from .files import check_path
 from .predictor import Predictor, make_predictor
 
-
 WASM = b"\0asm"
 """The first bytes of a WebAssembly module."""
 

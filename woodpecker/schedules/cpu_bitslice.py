@@ -126,10 +126,7 @@ def _expanded(frame: Frame, byte: int, g: int) -> Expr:
     narrow = cpu_narrow.idioms(frame.signature.flags)
     for bit in range(8 * byte, min(frame.signature.constant("bits"), 8 * byte + 8)):
         plane = M[const((circuit.FIRST + bit) * words_of(frame) + g)]
-        if narrow:
-            chosen = narrow.chosen_by(plane)
-        else:
-            chosen = tirx.call_intrin("boolx64", "tirx.reinterpret", plane)
+        chosen = narrow.chosen_by(plane) if narrow else tirx.call_intrin("boolx64", "tirx.reinterpret", plane)
         one, zero = (tirx.Broadcast(const(v, "uint8"), 64) for v in (1 << (bit - 8 * byte), 0))
         part = tirx.Select(chosen, one, zero)
         total = part if total is None else total | part

@@ -7,7 +7,9 @@ the values come out in another order, `shuffled`, in which they are summed and w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterable, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -60,9 +62,11 @@ def add_values(frame: Frame, t: Expr, sums: Any, numbered: Iterable[tuple[Expr, 
     dtype = frame.signature.acc_dtype
     size, places = ITEMSIZE[dtype], max(64, 2 ** frame.signature.constant("bits"))
     lanes = 64 // size
-    look_up = {64: _look_up_64, 16: _look_up_16}[frame.signature.constant("looked_up")]
-    if cpu_narrow.idioms(frame.signature.flags):
-        look_up = _look_up_narrow
+    look_up: Callable[[Frame, Expr, Expr], Expr] = {64: _look_up_64, 16: _look_up_16}[
+        frame.signature.constant("looked_up")
+    ]
+    if narrow := cpu_narrow.idioms(frame.signature.flags):
+        look_up = functools.partial(_look_up_narrow, narrow)
     table = register(t * const(size * places))
     column = register(frame.by_column(frame.tables["tree_output"][t], const(0)))
     for first, numbers in numbered:
@@ -109,9 +113,8 @@ def _look_up_16(frame: Frame, table: Expr, number: Expr) -> Expr:
     return vector_register(tirx.Shuffle(halves, [const(i) for i in range(64)]))
 
 
-def _look_up_narrow(frame: Frame, table: Expr, number: Expr) -> Expr:
-    planes, idioms = frame.tables["value_bytes"], cpu_narrow.idioms(frame.signature.flags)
-    assert idioms is not None
+def _look_up_narrow(idioms: ModuleType, frame: Frame, table: Expr, number: Expr) -> Expr:
+    planes = frame.tables["value_bytes"]
     places = max(idioms.LEAST_PLACES, 2 ** frame.signature.constant("bits"))
     parts = [planes[tirx.Ramp(table + const(at), const(1), 16)] for at in range(0, places, 16)]
     return idioms.look_up(parts, number)

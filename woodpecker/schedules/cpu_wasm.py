@@ -24,7 +24,7 @@ def word_of(chosen: Expr) -> Expr:
 
     What is compared decides how wide the results are, and LLVM narrows them lane by lane: halves are packed here.
     """
-    width = int(re.fullmatch(r"[a-z]+([0-9]+)x64", str(chosen.a.ty.dtype))[1])
+    width = int(re.sub("[a-z]+", "", str(chosen.a.ty.dtype).removesuffix("x64")))
     ones, zeros = (tirx.Broadcast(const(v, f"int{width}"), 64) for v in (-1, 0))
     lanes = vector_register(tirx.Select(chosen, ones, zeros))
     if width == 64:
