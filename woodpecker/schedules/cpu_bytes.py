@@ -62,9 +62,8 @@ def add_values(frame: Frame, t: Expr, sums: Any, numbered: Iterable[tuple[Expr, 
     dtype = frame.signature.acc_dtype
     size, places = ITEMSIZE[dtype], max(64, 2 ** frame.signature.constant("bits"))
     lanes = 64 // size
-    look_up: Callable[[Frame, Expr, Expr], Expr] = {64: _look_up_64, 16: _look_up_16}[
-        frame.signature.constant("looked_up")
-    ]
+    look_ups: dict[int, Callable[[Frame, Expr, Expr], Expr]] = {64: _look_up_64, 16: _look_up_16}
+    look_up = look_ups[frame.signature.constant("looked_up")]
     if narrow := cpu_narrow.idioms(frame.signature.flags):
         look_up = functools.partial(_look_up_narrow, narrow)
     table = register(t * const(size * places))

@@ -1,15 +1,16 @@
-/* What a WebAssembly module exports beside its memory, malloc and free: functions of numbers and addresses alone, because
- * a host can't call through the structure of woodpecker.h. It imports nothing. woodpecker.mjs calls them from JavaScript;
- * other hosts can do the same:
+/* What a WebAssembly module exports beside its memory, malloc and free: functions of numbers and addresses alone, as a
+ * host can't call through the structure of woodpecker.h. It imports nothing. woodpecker.mjs calls them from JavaScript;
+ * other hosts can do the same, once they have called _initialize:
  *
  *     x = malloc(rows * wp_n_features() * 4)                  and copy the rows there
  *     size = wp_scratch_size(), scratch = malloc(size)
  *     y_size = rows * wp_n_outputs() * 4, y = malloc(y_size)  8 where wp_output_type() is 2 (float64)
  *     status = wp_predict(-1, 1, x, rows, wp_n_features(), y, y_size, scratch, size)
  *
- * and 0, no error, means that the results are at y. What is computed: -1 raw scores, -2 leaf ids (int32), else the number
- * of a method, wp_method_width elements a row. X is of type 1 (float32) or 2 (float64), row_stride elements a row. Where
- * malloc returns 0, there is no more memory; memory may grow in every malloc, and hosts' views of it end then.
+ * and 0, no error, means that the results are at y. What is computed: -1 raw scores, -2 leaf ids (int32), else the
+ * number of a method, wp_method_width elements a row. X is of type 1 (float32) or 2 (float64), row_stride elements a
+ * row. Where malloc returns 0, there is no more memory; memory may grow in every malloc, and hosts' views of it end
+ * then.
  */
 #ifndef WP_WASM_H
 #define WP_WASM_H

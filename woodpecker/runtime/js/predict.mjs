@@ -3,7 +3,7 @@
  *
  *     node predict.mjs MODEL.wasm [METHOD] < rows.csv
  *
- * reads rows of numbers, one line a row and an empty field for a missing value, and prints one line of results for each.
+ * reads rows of numbers, one line a row and an empty field for a missing value, and prints a line of results for each.
  * METHOD is raw (the default), apply, or a method of the source model, such as predict_proba.
  *
  * SPDX-License-Identifier: Apache-2.0

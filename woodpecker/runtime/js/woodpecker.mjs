@@ -100,7 +100,8 @@ export class Model {
    *   (n, nTrees), int32. Else a method of the source model (`methods`), (n, `width(method)`): where it returns labels,
    *   the number of the class among those of `manifest.classes`.
    * @returns {Float32Array | Float64Array | Int32Array} Results, a row after the other, of `outputType`, or int32.
-   * @throws {InputError} The rows have another type, or their length is no multiple of nFeatures; or the method is unknown.
+   * @throws {InputError} The rows have another type, or their length is no multiple of nFeatures; or the method is
+   *   unknown.
    * @throws {MemoryError} The module can't have that much memory.
    */
   predict(rows, method = "raw") {
