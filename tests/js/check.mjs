@@ -1,4 +1,4 @@
-// node check.mjs MODEL: what woodpecker.mjs promises of a model with 5 features whose methods are predict_proba (2 columns)
+// node check.mjs MODEL: what woodpecker.mjs promises of a model with 5 features, with predict_proba (2 columns)
 // and predict. Says "ok", or fails.
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
@@ -61,12 +61,12 @@ assert.deepEqual(model.predict(rows), raw);
 for (const wrong of [[1, 2, 3, 4, 5], new Int32Array(5), null, undefined, "rows", new Float32Array(5).buffer]) {
   assert.throws(() => model.predict(wrong), { name: "InputError", message: /rows must be a Float32Array/ });
 }
-assert.throws(() => model.predict(rows.subarray(0, 7)), { name: "InputError", message: /5 features each, and 7 values/ });
+assert.throws(() => model.predict(rows.subarray(0, 7)), { name: "InputError", message: /5 features each, and 7 val/ });
 for (const wrong of ["nothing", "toString", "", null, 3]) {
   assert.throws(() => model.predict(rows, wrong), { name: "InputError", message: /has raw, apply, / });
   assert.throws(() => model.width(wrong), InputError);
 }
-for (const wrong of [bytes.subarray(0, 1000), new Uint8Array(0), new TextEncoder().encode("not a module"), null, "model"]) {
+for (const wrong of [bytes.subarray(0, 1000), new Uint8Array(0), new TextEncoder().encode("no module"), null, "path"]) {
   await assert.rejects(load(wrong), ArtifactError);
 }
 const empty = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0);

@@ -1,5 +1,5 @@
-// node run.mjs FOLDER: the calls of FOLDER/calls.json, through woodpecker.mjs. Each is {module, rows, wide, method}; the
-// results of call i go to FOLDER/i.bin, the texts of errors to FOLDER/errors.json.
+// node run.mjs FOLDER: the calls of FOLDER/calls.json, through woodpecker.mjs. Each is {module, rows, wide, method};
+// the results of call i go to FOLDER/i.bin, the texts of errors to FOLDER/errors.json.
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
