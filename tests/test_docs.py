@@ -95,7 +95,7 @@ def test_links_lead_somewhere(document):
 @pytest.mark.parametrize("document", DOCS, ids=name_of)
 def test_blocks_say_what_they_are(document):
     """Only `python` and `bash` run; `sh` blocks are set-up commands, and are checked below or by .ci/run."""
-    assert {language for language, _ in blocks(document)} <= {"python", "bash", "output", "sh", "text", "toml"}
+    assert {language for language, _ in blocks(document)} <= {"python", "bash", "output", "sh", "js", "text", "toml"}
 
 
 def test_set_up_commands_are_what_ci_runs():

@@ -155,7 +155,7 @@ class TestBundle:
         assert names == [*FILES, "woodpecker.h", "woodpecker.mjs"] == sorted(p.name for p in folder.iterdir())
         text, want = (folder / "README.md").read_text(), (folder / "expected.csv").read_text()
         assert "It runs on WebAssembly (wasm32):\n\n- wasm32: generic, with simd128" in text and "pip" not in text
-        script, program = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        script, program = re.findall(r"^```sh\n(.*?)^```$", text, re.M | re.S)
         assert len(want.split()) == bundle.ROWS
         assert run(script, folder) == want
         compiling, running = program.splitlines()
@@ -194,6 +194,27 @@ class TestBundle:
             assert done.returncode == 1 and message in done.stderr and not done.stdout, (command, done)
         assert run(f"printf ' 1 ,,-inf,1e-3, nan\\n' | {predict} m.wasm raw", tmp_path).count("\n") == 1
         assert run(f"{predict} m.wasm raw < /dev/null", tmp_path) == ""
+
+
+@needs_zig
+@needs_node
+@pytest.mark.full
+def test_the_guide(tmp_path):
+    """docs/webassembly.md: its commands, but for the installation, and its program."""
+    guide = (Path(wp.__file__).parents[1] / "docs" / "webassembly.md").read_text()
+    code = {lang: re.findall(rf"^```{lang}\n(.*?)^```$", guide, re.M | re.S) for lang in ("python", "bash", "sh", "js")}
+    shell = f"""
+        python() {{ '{sys.executable}' "$@"; }}
+        woodpecker() {{ python -m woodpecker.cli "$@"; }}
+        wasmtime() {{ node --no-warnings '{SCRIPTS / "wasi.mjs"}' "$@"; }}
+    """
+    (tmp_path / "train.py").write_text(code["python"][0])
+    run(f"{shell}python train.py\n{code['bash'][0]}", tmp_path)
+    (tmp_path / "program.mjs").write_text(code["js"][0])
+    assert run("node program.mjs", tmp_path) == "raw,apply,predict 1 false\n"
+    _, script, program = code["sh"]
+    want = (tmp_path / "web" / "expected.csv").read_text()
+    assert run(script, tmp_path) == want == run(shell + program, tmp_path)
 
 
 @needs_zig
