@@ -95,7 +95,7 @@ def test_links_lead_somewhere(document):
 @pytest.mark.parametrize("document", DOCS, ids=name_of)
 def test_blocks_say_what_they_are(document):
     """Only `python` and `bash` run; `sh` blocks are set-up commands, and are checked below or by .ci/run."""
-    assert {language for language, _ in blocks(document)} <= {"python", "bash", "output", "sh", "text", "toml"}
+    assert {language for language, _ in blocks(document)} <= {"python", "bash", "output", "sh", "js", "text", "toml"}
 
 
 def test_set_up_commands_are_what_ci_runs():
@@ -193,5 +193,5 @@ def test_the_map_lists_every_module():
     for head, body in re.findall(r"^\| `(woodpecker/.*?)` \|.*\n\|---\|---\|\n((?:\|.*\n)+)", text, re.MULTILINE):
         for row in body.splitlines():
             listed |= {head + name for name in re.findall(r"`([\w/]+\.\w+)`", row.split("|")[1])}
-    files = [p for p in (ROOT / "woodpecker").rglob("*") if p.suffix in (".py", ".c", ".h")]
+    files = [p for p in (ROOT / "woodpecker").rglob("*") if p.suffix in (".py", ".c", ".h", ".mjs")]
     assert listed == {p.relative_to(ROOT).as_posix() for p in files}

@@ -22,6 +22,7 @@ from .qemu_support import needs_zig
 
 AARCH64 = Platform("linux", "aarch64", "gnu")
 MUSL = Platform("linux", "aarch64", "musl")
+WASI = Platform("wasi", "wasm32", "")
 WALK = {"strategy": "tree_traversal", **ALONE["tree_traversal"]}
 
 
@@ -57,6 +58,8 @@ class TestChoice:
             toolchain.find(MUSL)
         with pytest.raises(MissingExtraError, match=r"x86_64 on Windows needs .*pip install 'woodpecker\[cross\]'$"):
             toolchain.find(Platform("win32", "x86_64", ""))
+        with pytest.raises(MissingExtraError, match=r"for WebAssembly \(wasm32\) needs .*'woodpecker\[cross\]'$"):
+            toolchain.find(WASI)
 
     @pytest.mark.usefixtures("bare")
     def test_nothing_is_written_without_one(self, forest, tmp_path):
@@ -74,6 +77,7 @@ class TestChoice:
         program(bare / "aarch64-linux-gnu-gcc")
         found = program(bare / "zig")
         assert toolchain.find(AARCH64).command == (found, "cc", "-target", "aarch64-linux-gnu.2.17")
+        assert toolchain.find(WASI).command == (found, "cc", "-target", "wasm32-wasi")
 
     @pytest.mark.parametrize(
         ("says", "platform"),
@@ -161,6 +165,9 @@ class TestPlatforms:
             "riscv32-linux-gnu",
             "aarch64-linux-android",
             "x86_64-apple-macosx",
+            "wasm32-unknown-unknown",
+            "wasm32-wasip2",
+            "wasm32-wasi-musl",
         ],
     )
     def test_other_triples_are_refused(self, text):

@@ -24,6 +24,7 @@ FOREST = canonicalise(grown(3, 300, 6, n_features=20, dtype=np.float32))
         ("x86-64-v3", AVX2),
         ("x86-64-v2", NARROW),
         ("aarch64", NARROW),
+        ("wasm32", NARROW),
         ("armv7", NONE),
         ("riscv64", NONE),
     ],

@@ -19,10 +19,13 @@ import numpy as np
 import tvm
 
 from . import c_config, toolchain
+from .errors import InputError
 from .layout import Signature
 from .levels import Level
 from .manifest import ENTRIES, TERMS
+from .runtime import machine
 from .runtime.files import atomic_path, check_output, check_path
+from .runtime.loader import read_header
 from .schedules import cpu, cpu_link, cpu_terms
 from .targets import tvm_target
 
@@ -41,7 +44,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_new_lock)
 
 SOURCES = Path(__file__).parent / "runtime" / "c"
-C_SOURCES = ("artifact.c", "woodpecker.h", "cpu.h", "entries.h", "ffi.h", "pool.h")
+C_SOURCES = ("artifact.c", "woodpecker.h", "cpu.h", "entries.h", "ffi.h", "pool.h", "wasm.h")
 
 
 def kernel(
@@ -126,7 +129,7 @@ def export(
     Raises:
         TargetError: there is no C compiler or archiver, or it failed. MissingExtraError: the target is another
             platform, and there is no compiler for that.
-        InputError: ``path`` is no path, or ``format`` or ``symbol`` is wrong.
+        InputError: ``path`` is no path, ``format`` or ``symbol`` is wrong, or ``symbol`` is given for a module.
         OSError: the path can't be written.
     """
     final = check_path(path)
@@ -134,6 +137,12 @@ def export(
     symbol = c_config.check_symbol(symbol)
     final = check_output(final)
     platform = levels[0].target.platform
+    module = shared and platform.system == machine.WEBASSEMBLY
+    if module and symbol:
+        raise InputError(
+            f"symbol is {symbol!r}, and hosts of a WebAssembly module can't call a C function that returns a model: "
+            "leave it out, or save a static library"
+        )
     tools = toolchain.find(platform)
     archiver = None if shared else toolchain.archiver(tools)
     with tempfile.TemporaryDirectory(prefix="woodpecker-") as name:
@@ -152,6 +161,9 @@ def export(
         else:
             tools.run(toolchain.object_file(platform, "artifact.c", "artifact.o"), folder, "artifact.o")
             archiver.run(toolchain.static_library(["artifact.o", *objects], made), folder, made)
+        if module:
+            # A linker may leave out zeros of data, or cut them in parts, which other platforms' sections don't allow.
+            read_header(folder / made, verify=True)
         with atomic_path(final, mode=0o777 if shared else 0o666) as staged:
             shutil.copyfile(folder / made, staged)
 

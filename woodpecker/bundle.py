@@ -18,9 +18,10 @@ from .runtime.loader import read_header
 
 HERE = Path(__file__).parent
 C_FILES = (HERE / "runtime" / "c" / "woodpecker.h", HERE / "runtime" / "c" / "predict.c")
+JS_FILES = (HERE / "runtime" / "js" / "woodpecker.mjs", HERE / "runtime" / "js" / "predict.mjs")
 ROWS = 200
 SYMBOL = "bundled_model"
-LIBRARY = {"linux": "model.so", "darwin": "model.dylib", "win32": "model.dll"}
+LIBRARY = {"linux": "model.so", "darwin": "model.dylib", "win32": "model.dll", "wasi": "model.wasm"}
 
 
 def write(
@@ -56,7 +57,10 @@ def write(
             library = _copied(Path(model), staged, target)
         else:
             library = _compiled(model, staged, "llvm" if target is None else target, options)
-        for file in (*C_FILES, _license()):
+        # A module alone is of no use to C: its static library is.
+        in_c = library.suffix != ".wasm" or (staged / "libmodel.a").exists()
+        in_js = library.suffix == ".wasm"
+        for file in (*(C_FILES if in_c else ()), *(JS_FILES if in_js else ()), _license()):
             shutil.copy(file, staged)
         names = sorted([*(p.name for p in staged.iterdir()), "README.md"])
         (staged / "README.md").write_text(_readme(library, names), encoding="utf-8")
@@ -90,7 +94,7 @@ def _is_library(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         head = file.read(8)
-    return head.startswith((b"\x7fELF", b"MZ", b"\xcf\xfa\xed\xfe")) or head == b"!<arch>\n"
+    return head.startswith((b"\x7fELF", b"MZ", b"\xcf\xfa\xed\xfe", b"\0asm")) or head == b"!<arch>\n"
 
 
 def _copied(path: Path, folder: Path, target: Any) -> Path:
@@ -162,13 +166,16 @@ _TEXTS = {
     "model.so": "the artifact: load it from C, or from Python",
     "model.dylib": "the artifact: load it from C, or from Python",
     "model.dll": "the artifact: load it from C, or from Python",
+    "model.wasm": "the artifact: a WebAssembly module",
+    "woodpecker.mjs": "loads the module in browsers, Node.js and Deno; its comments are its documentation",
+    "predict.mjs": "a program for Node.js that predicts the rows of a CSV file",
     "libmodel.a": f"the same model as a static library, whose function is `{SYMBOL}`",
     "model.lib": f"the same model as a static library, whose function is `{SYMBOL}`",
     "woodpecker.h": "the C interface; its comments are its documentation",
     "predict.c": "a program that predicts the rows of a CSV file",
     "rows.csv": "rows at the model's own thresholds",
     "expected.csv": "the raw scores that they must give, to the last bit",
-    "LICENSE": "Apache-2.0: the licence of woodpecker.h, predict.c and the C code in the artifact. The model is yours",
+    "LICENSE": "Apache-2.0: the licence of woodpecker's files and of the C code in the artifact. The model is yours",
     "README.md": "this file",
 }
 
@@ -197,26 +204,12 @@ def _readme(library: Path, names: Sequence[str]) -> str:
         "|---|---|",
         *(f"| `{name}` | {_TEXTS[name]} |" for name in names),
         "",
-        "## In C",
-        "",
-        "```sh",
-        "cc -O2 -o predict predict.c -ldl",
-        f"./predict ./{library.name} raw < rows.csv",
-        "```",
-        "",
     ]
-    if "libmodel.a" in names:
-        lines += [
-            "or linked with the program, with nothing to load:",
-            "",
-            "```sh",
-            f"cc -O2 -DMODEL={SYMBOL} -o predict predict.c libmodel.a -lm -lpthread",
-            "./predict raw < rows.csv",
-            "```",
-            "",
-        ]
+    lines += _in_javascript(names) if library.suffix == ".wasm" else _in_c(library, names)
     if "rows.csv" in names:
         lines += ["To check this device: `... raw < rows.csv | cmp - expected.csv` says nothing.", ""]
+    if library.suffix == ".wasm":
+        return "\n".join(lines[:-1]) + "\n"
     lines += [
         "## In Python",
         "",
@@ -234,6 +227,53 @@ def _readme(library: Path, names: Sequence[str]) -> str:
     if names and "libmodel.a" not in names:
         lines += ["", f"The C function that returns the model is `{c_config.getter(manifest['prefix'])}`."]
     return "\n".join(lines) + "\n"
+
+
+def _in_c(library: Path, names: Sequence[str]) -> list[str]:
+    lines = ["## In C", "", "```sh", "cc -O2 -o predict predict.c -ldl", f"./predict ./{library.name} raw < rows.csv"]
+    lines += ["```", ""]
+    if "libmodel.a" in names:
+        lines += [
+            "or linked with the program, with nothing to load:",
+            "",
+            "```sh",
+            f"cc -O2 -DMODEL={SYMBOL} -o predict predict.c libmodel.a -lm -lpthread",
+            "./predict raw < rows.csv",
+            "```",
+            "",
+        ]
+    return lines
+
+
+def _in_javascript(names: Sequence[str]) -> list[str]:
+    lines = [
+        "## In JavaScript",
+        "",
+        "```sh",
+        "node predict.mjs model.wasm raw < rows.csv",
+        "```",
+        "",
+        "or in a program, with `fetch` in a browser and `readFile` in Node.js:",
+        "",
+        "```js",
+        'import { load } from "./woodpecker.mjs";',
+        "",
+        'const model = await load(await (await fetch("model.wasm")).arrayBuffer());',
+        "const scores = model.predict(rows); // a Float32Array or Float64Array, row after row",
+        "```",
+        "",
+    ]
+    if "libmodel.a" in names:
+        lines += [
+            "## In C, for WASI",
+            "",
+            "```sh",
+            f"zig cc -target wasm32-wasi -O2 -DMODEL={SYMBOL} -o predict.wasm predict.c libmodel.a",
+            "wasmtime predict.wasm raw < rows.csv",
+            "```",
+            "",
+        ]
+    return lines
 
 
 def _level_line(target: Mapping[str, Any]) -> str:

@@ -40,6 +40,7 @@ def compile(
         target: "llvm" or "cpu" for this machine's CPU, "x86-64-v2", "x86-64-v3", "x86-64-v4", or a TVM target of kind
             llvm (tag, dictionary, JSON or object) for this architecture; or a sequence of these, CPU levels of which
             the last that a CPU can run is chosen when the model is loaded. "x86-64" is short for those three.
+            "aarch64", "armv7", "riscv64", "wasm32" (WebAssembly) or a triple: other platforms.
         strategy: "auto", "gemm", "tree_traversal", "perfect_tree_traversal", "bitslice", "scan" or "depth_rule".
         precision: "exact": raw scores have the bits of the source library. "fast": leaf values and sums are float32,
             so a float64 library's raw scores differ by at most ``(T + 1) * 2**-24 * sum(abs(terms))``, to first order.

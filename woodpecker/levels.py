@@ -16,6 +16,7 @@ from .layout import Layout, Signature, directory, signature
 from .predicates import Canonical
 from .relay_ops.plan import WALKING, Step, make_plan
 from .relay_ops.vectors import vectors_of
+from .runtime import machine
 from .runtime.format import Directory
 from .runtime.threads import NS_PER_SHARE
 from .schedules.cpu import lay_out, shared_rows, tables_of
@@ -99,7 +100,7 @@ def make_levels(
 
 def _terms(canonical: Canonical, plan: tuple[Step, ...], first: Signature, target: CpuTarget) -> Terms | None:
     """The entries that share trees out, where the rows for which nothing but walks is planned take long enough."""
-    if plan[0].strategy not in WALKING:
+    if plan[0].strategy not in WALKING or target.system == machine.WEBASSEMBLY:  # which has no threads
         return None
     forest = canonical.forest
     width = forest.n_trees * (forest.n_outputs if forest.vector_leaves else 1)

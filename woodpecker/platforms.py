@@ -15,8 +15,8 @@ class Platform:
     """Where code runs.
 
     Args:
-        system: As `sys.platform` names it: "linux", "darwin" or "win32".
-        machine: The architecture by LLVM's name: "x86_64", "aarch64", "armv7" or "riscv64".
+        system: As `sys.platform` names it: "linux", "darwin", "win32" or "wasi", which is WebAssembly.
+        machine: The architecture by LLVM's name: "x86_64", "aarch64", "armv7", "riscv64" or "wasm32".
         libc: "gnu" or "musl" on Linux, else "".
     """
 
@@ -37,6 +37,8 @@ class Architecture:
         contradictions: Features that contradict how floats are passed, or the mode of the CPU, with the same effect.
         abi: LLVM's name of the way that floats are passed, where there are several.
         hard_floats: Floats are passed in registers, which has to be said.
+        cpus: The only CPUs by LLVM's names that code is made for, or None: all.
+        vector_bits: Bits of a vector, where TVM can't find out; else None.
     """
 
     features: tuple[str, ...] = ()
@@ -45,6 +47,8 @@ class Architecture:
     contradictions: tuple[str, ...] = ()
     abi: str = ""
     hard_floats: bool = False
+    cpus: tuple[str, ...] | None = None
+    vector_bits: int | None = None
 
 
 ARCHITECTURES = {
@@ -68,12 +72,42 @@ ARCHITECTURES = {
         contradictions=("32bit", "e", "zfinx", "zdinx", "zcmp", *(f"zvl{2**n}b" for n in range(5, 17))),
         abi="lp64d",
     ),
+    "wasm32": Architecture(
+        features=("simd128",),
+        # What LLVM's and zig's generic CPU has.
+        baseline=(
+            "bulk-memory",
+            "bulk-memory-opt",
+            "call-indirect-overlong",
+            "multivalue",
+            "mutable-globals",
+            "nontrapping-fptoint",
+            "reference-types",
+            "sign-ext",
+        ),
+        # Each engine rounds relaxed-simd's products and sums as it likes; the others change what a module imports, or
+        # are in few engines.
+        contradictions=(
+            "atomics",
+            "exception-handling",
+            "extended-const",
+            "fp16",
+            "gc",
+            "multimemory",
+            "relaxed-simd",
+            "tail-call",
+            "wide-arithmetic",
+        ),
+        cpus=("generic",),
+        vector_bits=128,
+    ),
 }
 
 SUPPORTED = (
-    *(Platform("linux", name, libc) for name in ARCHITECTURES for libc in ("gnu", "musl")),
+    *(Platform("linux", name, libc) for name in ARCHITECTURES if name != "wasm32" for libc in ("gnu", "musl")),
     Platform("darwin", "aarch64", ""),
     Platform("win32", "x86_64", ""),
+    Platform("wasi", "wasm32", ""),
 )
 
 _MACHINES = {name: name for name in ARCHITECTURES} | {
@@ -98,6 +132,8 @@ def triple(platform: Platform) -> str:
         return "arm64-apple-macosx11.0"
     if platform.system == "win32":
         return f"{platform.machine}-pc-windows-gnu"
+    if platform.system == "wasi":
+        return f"{platform.machine}-unknown-wasi"
     environment = _GNU.get(platform.machine, "gnu").replace("gnu", platform.libc)
     return f"{platform.machine}-unknown-linux-{environment}"
 
@@ -128,6 +164,8 @@ def of_triple(text: str, target: str) -> Platform:
         f"{first}-w64-windows-gnu",
     ):
         system = "win32"
+    elif rest in (["wasi"], ["wasip1"], ["unknown", "wasi"], ["unknown", "wasip1"]):
+        system = "wasi"
     platform = Platform(system, arch, libc)
     if platform not in SUPPORTED:
         known = ", ".join(map(triple, SUPPORTED))

@@ -19,6 +19,8 @@ PORTABLE = "x86-64"
 """The short name of all X86_LEVELS in one artifact."""
 ARCHITECTURE_NAMES = ("aarch64", "armv7", "riscv64")
 """Short for the CPUs of an architecture under Linux with glibc, all of them."""
+WEBASSEMBLY = "wasm32"
+"""Short for WebAssembly with 128-bit vectors, which every engine since 2021 has, Safari since 2023."""
 
 # LLVM's SLP vectoriser packs the interleaved scalar walks into vectors and slows them down by more than 2 times.
 _LLVM_OPTIONS = {"cl-opt": ["-vectorize-slp:bool=false"]}
@@ -110,6 +112,11 @@ def resolve_levels(target: Any) -> tuple[CpuTarget, ...]:
                 raise TargetError(f"target {level.name!r} is listed twice{same}; list each CPU level once")
         above = (i for i, other in enumerate(ordered) if set(other.features) > set(level.features))
         ordered.insert(next(above, len(ordered)), level)
+    if len(ordered) > 1 and ordered[0].system == machine.WEBASSEMBLY:
+        raise TargetError(
+            f"targets {ordered[0].name!r} and {ordered[1].name!r} can't be in one WebAssembly module, which an engine "
+            "takes as a whole or refuses: make one of each"
+        )
     return tuple(ordered)
 
 
@@ -122,7 +129,8 @@ def resolve(target: Any) -> CpuTarget:
 
     "llvm" and "cpu" are this machine's CPU with all its features; "x86-64-v2", "-v3" and "-v4" are the levels of the
     x86-64 psABI; "aarch64", "armv7" and "riscv64" any CPU of that architecture (riscv64: with rv64gc) under Linux with
-    glibc; a triple such as "aarch64-linux-musl" any CPU of that platform.
+    glibc; "wasm32" any WebAssembly engine with 128-bit vectors; a triple such as "aarch64-linux-musl" any CPU of that
+    platform.
 
     Raises:
         TargetError: it is unknown, no CPU, or one that no code is made for.
@@ -169,6 +177,8 @@ def resolve(target: Any) -> CpuTarget:
         options["mabi"] = architecture.abi
     if architecture.hard_floats:
         options["mfloat-abi"] = "hard"
+    if architecture.vector_bits is not None:
+        options["vector-width"] = architecture.vector_bits
     text = json.dumps({**options, "cl-opt": [*config.get("cl-opt", []), *_LLVM_OPTIONS["cl-opt"]]})
     try:
         built = tvm_target(text)
@@ -198,6 +208,9 @@ def _typed(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _check_cpu(cpu: str, base: Mapping[str, Any], arch: str) -> None:
     codegen = import_tvm().target.codegen
+    only = ARCHITECTURES[arch].cpus
+    if only is not None and cpu not in only:
+        raise TargetError(f"for {arch} mcpu is {' or '.join(only)}, found {cpu!r}: mattr switches features")
     if cpu not in {str(known) for known in codegen.llvm_get_cpu_archlist(tvm_target(json.dumps(base)))}:
         raise TargetError(f"LLVM knows no {arch} CPU {cpu!r}; llc -march={_llc(arch)} -mcpu=help lists them")
     if arch == "x86_64":
@@ -252,6 +265,8 @@ def _named(name: str) -> dict[str, Any]:
         return {"kind": "llvm", **elsewhere, "mcpu": name}
     if name in ARCHITECTURE_NAMES:
         return {"kind": "llvm", "mtriple": triple(Platform("linux", name, "gnu")), "mcpu": "generic"}
+    if name == WEBASSEMBLY:
+        return {"kind": "llvm", "mtriple": triple(Platform("wasi", name, "")), "mcpu": "generic"}
     if re.fullmatch(r"[a-z0-9_]+(-[a-z0-9_.]+){1,3}", name) and name.split("-")[0] in TRIPLES_BEGIN:
         return {"kind": "llvm", "mtriple": triple(of_triple(name, name)), "mcpu": "generic"}
     if name.lstrip().startswith("{"):
@@ -266,7 +281,7 @@ def _named(name: str) -> dict[str, Any]:
     try:
         return {k: v for k, v in dict(import_tvm().target.Target(name).export()).items() if k not in ("tag", "keys")}
     except Exception as error:
-        known = ", ".join((*HOST_NAMES, *X86_LEVELS, PORTABLE, *ARCHITECTURE_NAMES))
+        known = ", ".join((*HOST_NAMES, *X86_LEVELS, PORTABLE, *ARCHITECTURE_NAMES, WEBASSEMBLY))
         raise TargetError(
             f"unknown target {name!r}; known: {known}, a triple such as aarch64-linux-musl, a TVM target tag, "
             "dictionary or JSON"

@@ -111,7 +111,11 @@ def find(platform: Platform) -> Toolchain:
 
 def shared_library(platform: Platform, sources: Sequence[str], output: str) -> list[str]:
     """The arguments that link a shared library of C sources and objects. On Linux it exports what the file EXPORTS
-    says, a version script; elsewhere what the sources themselves mark."""
+    says, a version script; elsewhere what the sources themselves mark. For WebAssembly it is a module."""
+    if platform.system == "wasi":
+        # zig puts the stack below all data, where one that overflows traps, and overwrites nothing.
+        memory = ["-Wl,-z,stack-size=1048576", "-Wl,--export=malloc", "-Wl,--export=free"]
+        return [*_FLAGS, "-mexec-model=reactor", *sources, *memory, "-Wl,--strip-all", "-o", output]
     flags = [*_FLAGS, "-shared"]
     if platform.system == "win32":
         return [*flags, *sources, "-Wl,-s", "-o", output]
@@ -130,7 +134,7 @@ def shared_library(platform: Platform, sources: Sequence[str], output: str) -> l
 
 def object_file(platform: Platform, source: str, output: str) -> list[str]:
     """The arguments that compile a C source to an object of a static library."""
-    position = [] if platform.system == "win32" else ["-fPIC", "-fvisibility=hidden"]
+    position = [] if platform.system in ("win32", "wasi") else ["-fPIC", "-fvisibility=hidden"]
     return [*_FLAGS, *position, "-c", source, "-o", output]
 
 
@@ -219,6 +223,8 @@ def _zig(platform: Platform) -> Toolchain | None:
         return Toolchain("zig", (*command, "-target", f"{name}-macos.11.0"), cache, archiver)
     if platform.system == "win32":
         return Toolchain("zig", (*command, "-target", f"{name}-windows-gnu"), cache, archiver)
+    if platform.system == "wasi":
+        return Toolchain("zig", (*command, "-target", f"{name}-wasi"), cache, archiver)
     environment = platform.libc + ("eabihf" if platform.machine == "armv7" else "")
     version = f".{_GLIBC[platform.machine]}" if platform.libc == "gnu" else ""
     of_cpu = {"armv7": ("-mcpu=generic+v7a+vfp3d16",), "riscv64": ("-mcpu=baseline_rv64",)}.get(platform.machine, ())

@@ -26,13 +26,15 @@ def main(
         list[str] | None, typer.Option(help="An option of the strategy, as name=value; may be repeated.")
     ] = None,
 ) -> None:
-    """Make a folder with MODEL for a device: the artifact, its C header, a C program, rows to check with, a README.
+    """Make a folder with MODEL for a device: the artifact, its C header, a C program, rows to check with, a README; for
+    WebAssembly, the JavaScript that loads it.
 
     Nothing of it needs Python. The folder appears when it is complete.
 
     \b
     Examples:
       woodpecker bundle model.ubj --target aarch64 -o device
+      woodpecker bundle model.ubj --target wasm32 -o web
       woodpecker bundle model.so -o device
     """
     check_input(model)

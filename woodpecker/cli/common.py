@@ -186,7 +186,7 @@ def check_input(path: Path) -> None:
 def is_artifact(path: Path) -> bool:
     """Whether the file is a library, by its first bytes."""
     with path.open("rb") as file:
-        return file.read(8).startswith((b"\x7fELF", b"!<arch>\n"))
+        return file.read(8).startswith((b"\x7fELF", b"!<arch>\n", b"\0asm"))
 
 
 def size(n: float) -> str:

@@ -19,14 +19,15 @@ def main(
         Path, typer.Argument(metavar="MODEL", help="XGBoost .json or .ubj, or LightGBM .txt file.", show_default=False)
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="The .so to write, or a static library .a.", show_default=False)
+        Path,
+        typer.Option("-o", "--output", help="The .so or .wasm to write, or a static library .a.", show_default=False),
     ],
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help='"llvm" (this machine, the default), "x86-64-v3", ..., "aarch64", "armv7", "riscv64", a triple like '
-            'aarch64-linux-musl, or a TVM target; may be repeated for code of several CPU levels; "x86-64" is v2, v3 '
-            "and v4."
+            help='"llvm" (this machine, the default), "x86-64-v3", ..., "aarch64", "armv7", "riscv64", "wasm32", a '
+            "triple like aarch64-linux-musl, or a TVM target; may be repeated for code of several CPU levels; "
+            '"x86-64" is v2, v3 and v4.'
         ),
     ] = None,
     strategy: Annotated[
@@ -66,6 +67,7 @@ def main(
       woodpecker compile model.json -o model.so --target x86-64-v3 --iteration-range 0:50
       woodpecker compile model.json -o model.so --target x86-64
       woodpecker compile model.json -o model.so --target aarch64
+      woodpecker compile model.json -o model.wasm --target wasm32
     """
     options = parse_options(option or [])
     rounds = parse_range(iteration_range)

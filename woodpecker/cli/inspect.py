@@ -43,8 +43,10 @@ def _artifact(path: Path) -> dict[str, Any]:
     from ..c_config import getter
     from ..runtime import machine
     from ..runtime.format import in_level
-    from ..runtime.loader import read_header
+    from ..runtime.loader import WASM, read_header
 
+    with path.open("rb") as file:
+        module = file.read(4) == WASM  # which has functions of its own
     whole = read_header(path).manifest
     level = machine.choose([level["target"] for level in whole["levels"]])
     manifest = in_level(whole, level)
@@ -67,7 +69,7 @@ def _artifact(path: Path) -> dict[str, Any]:
             for number, each in enumerate(whole["levels"])
         ],
         "producer": manifest["producer"],
-        "c_function": getter(whole["prefix"]),
+        "c_function": None if module else getter(whole["prefix"]),
     }
 
 
@@ -131,7 +133,8 @@ def _show(path: Path, facts: Mapping[str, Any]) -> None:
         several = f"; {strategies}{'; runs here' if level['in_use'] else ''}" if len(levels) > 1 else ""
         rows[f"CPU level {number}" if several else "target"] = _target(level["target"]) + several
     if levels:
-        rows["C function"] = facts["c_function"]
+        if facts["c_function"]:
+            rows["C function"] = facts["c_function"]
         rows["made by"] = ", ".join(f"{name} {version}" for name, version in facts["producer"].items())
     else:
         rows["target"] = "not compiled"

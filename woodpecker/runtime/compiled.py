@@ -78,9 +78,10 @@ class CompiledModel:
 
         Args:
             path: The file.
-            format: "shared": a shared library, which `load` and C programs load; "static": a static library, to link
-                into a C program; None: static where the name ends in .a or .lib, else shared.
-            symbol: The name of a C function that returns the model, beside the artifact's own, which is unique.
+            format: "shared": a shared library, which `load` and C programs load, or a WebAssembly module; "static": a
+                static library, to link into a C program; None: static where the name ends in .a or .lib, else shared.
+            symbol: The name of a C function that returns the model, beside the artifact's own, which is unique. A
+                module has none.
 
         Returns:
             A line for people: the path, its size, and where it runs.

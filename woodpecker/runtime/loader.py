@@ -21,6 +21,9 @@ from .compiled import Entry, Program
 from .files import check_path
 from .predictor import Predictor, make_predictor
 
+WASM = b"\0asm"
+"""The first bytes of a WebAssembly module."""
+
 
 def read_header(path: str | os.PathLike[str], *, verify: bool = False) -> fmt.Header:
     """The checked header and manifest of an artifact, without running any of its code.
@@ -37,7 +40,7 @@ def read_header(path: str | os.PathLike[str], *, verify: bool = False) -> fmt.He
             raise ArtifactError(f"{name} is empty")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             header = fmt.find(data, name)
-            if _mapped_bytes(data) > len(data):
+            if (module_bytes if data[:4] == WASM else _mapped_bytes)(data) > len(data):
                 raise ArtifactError(f"{name}: the file is cut short; compile and save the model again")
             if verify:
                 fmt.verify_digest(data, header, name)
@@ -71,6 +74,19 @@ def _mapped_bytes(data: mmap.mmap) -> int:
         )
         end = max(end, offset + size)
     return int(end)
+
+
+def module_bytes(data: mmap.mmap | bytes) -> int:
+    """How long the file of a WebAssembly module must be, by the lengths of its sections."""
+    at = 8
+    while at < len(data):
+        size, shift = 0, 0
+        for byte in data[at + 1 : at + 6]:
+            size, shift, at = size | (byte & 127) << shift, shift + 7, at + 1
+            if byte < 128:
+                break
+        at += 1 + size
+    return at
 
 
 def _is_static(name: str) -> bool:

@@ -50,7 +50,15 @@ ARMV7_FLAGS = {
 RISCV64_FLAGS = {name: f"hwcap.{ord(name) - ord('a')}" for name in "mafdcv"} | {
     name: name for name in ("zba", "zbb", "zbs", "zbc", "zicond", "zfa", "zfh", "zcb", "b")
 }
-FLAGS = {"x86_64": X86_FLAGS, "aarch64": AARCH64_FLAGS, "armv7": ARMV7_FLAGS, "riscv64": RISCV64_FLAGS}
+# No process with Python says that it has them: an engine does, by refusing a module or not.
+WASM32_FLAGS = {"simd128": "simd128"}
+FLAGS = {
+    "x86_64": X86_FLAGS,
+    "aarch64": AARCH64_FLAGS,
+    "armv7": ARMV7_FLAGS,
+    "riscv64": RISCV64_FLAGS,
+    "wasm32": WASM32_FLAGS,
+}
 """Architecture -> LLVM's name of a CPU feature -> what `cpu_flags` holds where a CPU has it."""
 
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "armv7l": "armv7", "armv8l": "armv7"}
@@ -60,6 +68,8 @@ BASELINE = {"aarch64": ("fp-armv8", "neon"), "armv7": ("vfp3d16",), "riscv64": (
 """What the CPUs of an architecture have that code for it is made for at all."""
 LIBC = {"gnu": "glibc", "musl": "musl"}
 SYSTEMS = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
+WEBASSEMBLY = "wasi"
+"""The system of WebAssembly modules, which need nothing of it: an engine runs them under any system."""
 
 
 def machine() -> str:
@@ -152,6 +162,11 @@ def check(targets: Sequence[Mapping[str, Any]], path: str) -> int:
 
 def why_not(targets: Sequence[Mapping[str, Any]]) -> str:
     """What targets that can't run here are, what this machine is, and what to do; for error messages."""
+    if targets[0]["system"] == WEBASSEMBLY:
+        return (
+            f"{platform_text(targets[0])}, and runs in a browser, Node.js or another engine, not in Python: woodpecker "
+            "bundle adds the JavaScript that loads it. To predict here, compile the model for this machine"
+        )
     if not _is_platform(targets[0]):  # all levels have one platform
         return f"{mismatch(targets)}. Compile the model for this machine{_on_another()}"
     older = LEAST.get(machine(), "llvm")
@@ -179,6 +194,8 @@ def _on_another() -> str:
 
 def platform_text(target: Mapping[str, Any]) -> str:
     """A platform, for people."""
+    if target["system"] == WEBASSEMBLY:
+        return f"WebAssembly ({target['machine']})"
     system = SYSTEMS.get(target["system"], target["system"])
     library = LIBC.get(target.get("libc", ""))
     return f"{target['machine']} on {system}{f' with {library}' if library else ''}"
@@ -193,7 +210,8 @@ def needs(targets: Sequence[Mapping[str, Any]]) -> str:
     """Where code for these CPU levels runs, for people."""
     least = min(targets, key=lambda target: len(target["features"]))
     features = [f for f in least["features"] if f not in BASELINE.get(least["machine"], ())]
-    cpus = f"a CPU with {', '.join(features)}" if features else "any CPU"
+    kind = "engine" if least["system"] == WEBASSEMBLY else "CPU"
+    cpus = f"{'an' if kind == 'engine' else 'a'} {kind} with {', '.join(features)}" if features else f"any {kind}"
     return f"{platform_text(least)}, {cpus}"
 
 

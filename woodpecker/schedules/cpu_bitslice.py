@@ -16,7 +16,7 @@ from ..layout import Layout
 from ..relay_ops import bitslice, circuit
 from ..relay_ops.predicate import Expr
 from ..relay_ops.vectors import AVX512
-from . import cpu_bytes, cpu_neon
+from . import cpu_bytes, cpu_narrow
 from .cpu_bytes import interleave, shuffled
 from .cpu_masks import heaps, mask_row, spare_rows, words_of
 from .tir import ITEMSIZE, Frame, Sink, const, register, scratch_view, vector_register
@@ -32,16 +32,14 @@ BIT_MATRICES = "bit_matrices"
 def target_stages(layout: Layout, features: Collection[str]) -> Layout:
     """The tables of the stages that need features of the target, where it has them and the forest allows them."""
     wide, block = set(features) >= AVX512, layout.constants["rows"] // 64
-    neon = set(features) >= cpu_neon.FEATURES
-    stages = heaps(layout) if wide or neon else Layout({}, {}, {}, frozenset())
+    narrow = cpu_narrow.flags(features)
+    stages = heaps(layout) if wide or narrow else Layout({}, {}, {}, frozenset())
     if "perfect" in layout.flags:
         words = min(block, 8 if wide else 4 if "avx2" in features else 2)
         stages |= Layout({}, {}, {"mask_words": words}, frozenset())
     if block == 8 and set(features) >= {*AVX512, "gfni"}:
         stages |= Layout({}, {}, {}, frozenset({BIT_MATRICES}))
-    if neon:
-        stages |= Layout({}, {}, {}, frozenset({cpu_neon.NEON}))
-    return stages | cpu_bytes.byte_planes(layout, features)
+    return stages | Layout({}, {}, {}, narrow) | cpu_bytes.byte_planes(layout, features)
 
 
 def scratch_bytes(layout: Layout) -> int:
@@ -126,12 +124,10 @@ def _perfect(frame: Frame, t: Expr) -> list[Expr] | None:
 def _expanded(frame: Frame, byte: int, g: int) -> Expr:
     """One byte of the leaf numbers of 64 rows, uint8x64, from the bits at M[FIRST] .."""
     M, total = scratch_view(frame, "uint64", frame.extra), None
+    narrow = cpu_narrow.idioms(frame.signature.flags)
     for bit in range(8 * byte, min(frame.signature.constant("bits"), 8 * byte + 8)):
         plane = M[const((circuit.FIRST + bit) * words_of(frame) + g)]
-        if cpu_neon.NEON in frame.signature.flags:
-            chosen = cpu_neon.chosen_by(plane)
-        else:
-            chosen = tirx.call_intrin("boolx64", "tirx.reinterpret", plane)
+        chosen = narrow.chosen_by(plane) if narrow else tirx.call_intrin("boolx64", "tirx.reinterpret", plane)
         one, zero = (tirx.Broadcast(const(v, "uint8"), 64) for v in (1 << (bit - 8 * byte), 0))
         part = tirx.Select(chosen, one, zero)
         total = part if total is None else total | part
@@ -187,7 +183,7 @@ def circuits(frame: Frame, t: Expr, group: Expr, sink: Sink) -> None:
             TB.buffer_store(numbers, some, [tirx.Ramp(const(byte * frame.lanes + g * 64), const(1), 64)])
     first = register(group * const(frame.lanes))
     base = register(t << const(bits))
-    together = TOGETHER if cpu_neon.NEON in frame.signature.flags else 1
+    together = TOGETHER if cpu_narrow.idioms(frame.signature.flags) else 1
     with TB.serial(0, frame.lanes // together) as some:
         for j in range(together):
             r = some * const(together) + const(j)

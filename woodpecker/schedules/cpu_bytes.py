@@ -7,7 +7,9 @@ the values come out in another order, `shuffled`, in which they are summed and w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterable, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from tvm.script.ir_builder import tirx as TB
 from ..layout import Layout
 from ..relay_ops.predicate import Expr
 from ..relay_ops.vectors import AVX512
-from . import cpu_neon
+from . import cpu_narrow, cpu_neon, cpu_wasm
 from .tir import ITEMSIZE, Frame, const, register, vector_register
 
 BYTE_PLANES = "byte_planes"
@@ -28,6 +30,7 @@ LOOK_UPS: tuple[tuple[set[str], int, int], ...] = (
     ({*AVX512, "avx512vbmi"}, 64, 8),
     ({"avx2"}, 16, 6),
     (cpu_neon.FEATURES, 64, 6),
+    (cpu_wasm.FEATURES, 16, 6),
 )
 """Features, how many bytes an instruction looks one up among for each row, and up to which bits of a leaf number this
 was measured to be faster than a load for each row; NEON: counted to be fewer instructions."""
@@ -46,8 +49,8 @@ def byte_planes(layout: Layout, features: Collection[str]) -> Layout:
     by_byte = value.reshape(-1, 2**bits).view(np.uint8).reshape(-1, 2**bits, value.itemsize).transpose(0, 2, 1)
     planes = np.zeros((len(by_byte), value.itemsize, places), np.uint8)
     planes[:, :, : 2**bits] = by_byte
-    neon = {cpu_neon.NEON} if set(features) >= cpu_neon.FEATURES else set()
-    return Layout({}, {"value_bytes": planes.reshape(-1)}, {"looked_up": widths[0]}, frozenset({BYTE_PLANES, *neon}))
+    flags = frozenset({BYTE_PLANES}) | cpu_narrow.flags(features)
+    return Layout({}, {"value_bytes": planes.reshape(-1)}, {"looked_up": widths[0]}, flags)
 
 
 def add_values(frame: Frame, t: Expr, sums: Any, numbered: Iterable[tuple[Expr, Expr]]) -> None:
@@ -59,9 +62,10 @@ def add_values(frame: Frame, t: Expr, sums: Any, numbered: Iterable[tuple[Expr, 
     dtype = frame.signature.acc_dtype
     size, places = ITEMSIZE[dtype], max(64, 2 ** frame.signature.constant("bits"))
     lanes = 64 // size
-    look_up = {64: _look_up_64, 16: _look_up_16}[frame.signature.constant("looked_up")]
-    if cpu_neon.NEON in frame.signature.flags:
-        look_up = _look_up_neon
+    look_ups: dict[int, Callable[[Frame, Expr, Expr], Expr]] = {64: _look_up_64, 16: _look_up_16}
+    look_up = look_ups[frame.signature.constant("looked_up")]
+    if narrow := cpu_narrow.idioms(frame.signature.flags):
+        look_up = functools.partial(_look_up_narrow, narrow)
     table = register(t * const(size * places))
     column = register(frame.by_column(frame.tables["tree_output"][t], const(0)))
     for first, numbers in numbered:
@@ -108,10 +112,11 @@ def _look_up_16(frame: Frame, table: Expr, number: Expr) -> Expr:
     return vector_register(tirx.Shuffle(halves, [const(i) for i in range(64)]))
 
 
-def _look_up_neon(frame: Frame, table: Expr, number: Expr) -> Expr:
+def _look_up_narrow(idioms: ModuleType, frame: Frame, table: Expr, number: Expr) -> Expr:
     planes = frame.tables["value_bytes"]
-    parts = [planes[tirx.Ramp(table + const(at), const(1), 16)] for at in range(0, 64, 16)]
-    return cpu_neon.look_up(parts, number)
+    places = max(idioms.LEAST_PLACES, 2 ** frame.signature.constant("bits"))
+    parts = [planes[tirx.Ramp(table + const(at), const(1), 16)] for at in range(0, places, 16)]
+    return idioms.look_up(parts, number)
 
 
 def interleave(planes: Sequence[Expr]) -> list[Expr]:

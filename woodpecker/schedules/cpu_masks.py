@@ -11,7 +11,7 @@ from tvm.script.ir_builder import tirx as TB
 from ..layout import Layout
 from ..relay_ops import bitslice, circuit
 from ..relay_ops.predicate import Expr
-from . import cpu_columns, cpu_neon
+from . import cpu_columns, cpu_narrow
 from .tir import Fill, Frame, const, register, scratch_view, vector_register
 
 MAX_LEVELS, MIN_LEVELS = bitslice.RANKS.bit_length(), bitslice.MIN_RANKED.bit_length()
@@ -68,6 +68,7 @@ def masks(frame: Frame, fill: Fill) -> None:
     for row, bits in ((circuit.ZEROS, 0), (circuit.ONES, 2**64 - 1)):
         TB.buffer_store(M, tirx.Broadcast(tirx.const(bits, "uint64"), words_of(frame)), [mask_row(frame, const(row))])
     first, n_numeric = frame.scalar("first_predicate"), frame.scalar("n_numeric")
+    narrow = cpu_narrow.idioms(frame.signature.flags)
     searched = "heaps" in frame.signature.flags and frame.value_dtype == "float32"
     with TB.serial(0, tirx.truncdiv(n_numeric + const(cpu_columns.TILE - 1), const(cpu_columns.TILE))) as some:
         begin = register(some * const(cpu_columns.TILE))
@@ -86,9 +87,9 @@ def masks(frame: Frame, fill: Fill) -> None:
                     heap, levels = register(tables["heap_number"][piece]), register(tables["heap_levels"][piece])
                     with TB.If(heap >= const(0)):
                         with TB.Then():
-                            if cpu_neon.NEON in frame.signature.flags:
+                            if narrow:
                                 place = register(frame.place(column - begin, const(0), const(0)))
-                                cpu_neon.rank_planes(frame, place, heap, levels, spare_rows(frame))
+                                narrow.rank_planes(frame, place, heap, levels, spare_rows(frame), narrow.word_of)
                             else:
                                 _rank_planes(frame, column - begin, heap, levels)
                             _masks_of_ranks(frame, M, row, count, levels)
@@ -103,8 +104,8 @@ def masks(frame: Frame, fill: Fill) -> None:
 
 def _word(frame: Frame, chosen: Expr) -> Expr:
     """64 comparisons as a word of the mask matrix."""
-    if cpu_neon.NEON in frame.signature.flags:
-        return cpu_neon.word_of(chosen)
+    if narrow := cpu_narrow.idioms(frame.signature.flags):
+        return narrow.word_of(chosen)
     return tirx.call_intrin("uint64", "tirx.reinterpret", chosen)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as TB
@@ -13,6 +13,8 @@ from .tir import Frame, const, register, scratch_view, vector_register
 FEATURES = {"neon"}
 NEON = "neon"
 """The flag of layouts for targets with these vectors, which code for 32-bit ARM does not use."""
+LEAST_PLACES = 64
+"""Bytes that an instruction looks one up among."""
 TOGETHER = 8
 """Rows that are searched for together: their loads hide each other's latency."""
 
@@ -56,7 +58,9 @@ def look_up(parts: Sequence[Expr], number: Expr) -> Expr:
     return vector_register(tirx.Shuffle(found, [const(i) for i in range(64)]))
 
 
-def rank_planes(frame: Frame, place: Expr, heap: Expr, levels: Expr, spare: Expr) -> None:
+def rank_planes(
+    frame: Frame, place: Expr, heap: Expr, levels: Expr, spare: Expr, word_of: Callable[[Expr], Expr]
+) -> None:
     """The ranks of a column within a piece as bit planes, the highest bit first, from byte ``spare`` of the scratch on.
 
     i = 1                                               # 8 rows at once, the heap in memory

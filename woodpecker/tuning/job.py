@@ -16,7 +16,7 @@ from ..errors import InputError, TargetError, UnsupportedModelError
 from ..forest import Forest
 from ..frontend import to_forest
 from ..predicates import Canonical, canonicalise
-from ..runtime import candidates
+from ..runtime import candidates, machine
 from ..runtime.files import check_path
 from ..targets import CpuTarget, import_tvm, resolve_levels
 from . import logs, rows, store
@@ -89,6 +89,11 @@ def new_job(
         raise TargetError(
             f"target means {1 + len(others)} CPU levels ({names}), and a tuning job is for one: run a job for each; "
             "compile looks for a record of each level"
+        )
+    if where.system == machine.WEBASSEMBLY:
+        raise TargetError(
+            f"code for target {where.name!r} runs in WebAssembly engines, which candidates can't be measured in: name "
+            "the strategy to compile instead"
         )
     forest = to_forest(model, missing=missing, iteration_range=iteration_range)
     if forest.n_trees == 0:

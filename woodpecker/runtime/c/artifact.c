@@ -1,5 +1,5 @@
 /* Compiled into every artifact: the model, its C interface (woodpecker.h), and in a shared library the parallel
- * entries for tvm-ffi (entries.h).
+ * entries for tvm-ffi (entries.h), or in a WebAssembly module its exports (wasm.h).
  *
  * config.h is generated, see woodpecker/c_config.py. This file itself runs on every CPU of the architecture.
  */
@@ -375,5 +375,9 @@ static const wp_model wp_the_model = {
 WP_GETTERS(WP_GETTER)
 
 #ifdef WP_SHARED
+#ifdef __wasm__
+#include "wasm.h"
+#else
 #include "entries.h"
+#endif
 #endif
