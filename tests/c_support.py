@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 
 import woodpecker as wp
+from woodpecker.forest import Method
+
+from .gallery import grown, rows
 
 ROOT = Path(__file__).parents[1]
 INCLUDE = ROOT / "woodpecker" / "runtime" / "c"
@@ -75,3 +78,45 @@ def expected(predictor: wp.Predictor, what: str, X: np.ndarray) -> bytes:
 
 def compilers() -> list[str]:
     return [name for name in ("gcc", "clang") if shutil.which(name)]
+
+
+SEVERAL = {
+    "value": Method("value", "exp", {"subtract": 0.3}),
+    "columns": Method("value", "softmax", {"columns": 2}),
+    "proba": Method("proba", "softmax"),
+    "label": Method("label"),
+    "indicator": Method("indicator", "sigmoid"),
+    "divided": Method("value", "lgb_sigmoid", {"divide": 3, "sigmoid": 0.7}),
+    "argmax": Method("value", "argmax"),
+}
+
+ONE = {
+    "proba": Method("proba", "sigmoid"),
+    "label": Method("label", "sigmoid"),
+    "above": Method("label", args={"above": 0.1}),
+    "at_least": Method("label", "sigmoid", {"at_least": 0.5}),
+    "outlier": Method("outlier", "identity", {"subtract": 0.1}),
+    "isolation": Method("value", "isolation_score", {"denominator": 3.7}),
+}
+
+
+def binary(**fields):
+    return grown(31, 8, 4, n_features=4, dtype=np.float32, base_score=0.5, **fields)
+
+
+def check_all(forest, predictor, folder: Path, program: list, *more: object) -> None:
+    methods = [m for m in predictor._program.manifest["methods"] if m != "transform"]
+    for number, what in enumerate(["raw", "apply", *methods]):
+        for dtype in ("float32", "float64"):
+            X = rows(forest, sum(SIZES), number, dtype)
+            got = run(program, X, what, folder, *more, threads=1 + number % 2, stride=X.shape[1] + 3 * (number % 2))
+            assert got == expected(predictor, what, X), (what, dtype)
+
+
+def loading(program: Path, path: Path, **environment: str) -> str:
+    """What a program of tests/c/run.c says of a file that can't be loaded."""
+    command = [program, "/dev/null", "/dev/null", "f32", "4", "raw", "1", "0", path]
+    variables = {**os.environ, **environment}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
+    assert done.returncode == 1, (done.returncode, done.stderr)
+    return done.stderr.strip()

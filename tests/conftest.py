@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 # One thread per test process: with several processes the libraries' OpenMP pools would spin against each other. Set
 # before any of them is loaded.
@@ -37,3 +38,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def update_golden(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--update-golden"))
+
+
+@pytest.fixture(scope="session")
+def c_programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Programs that load the artifact that they are given, see tests/c."""
+    from .c_support import SOURCES, make
+
+    folder = tmp_path_factory.mktemp("programs")
+    return {
+        "run": make(SOURCES / "run.c", folder / "run"),
+        "forked": make(SOURCES / "run.c", folder / "forked", "-DFORKED"),
+        "refused": make(SOURCES / "refused.c", folder / "refused"),
+    }
+
+
+@pytest.fixture(scope="session")
+def c_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact with the three x86-64 levels."""
+    import woodpecker as wp
+    from woodpecker.forest import Method
+
+    from .c_support import binary
+    from .gallery import ALONE
+
+    path = tmp_path_factory.mktemp("saved") / "model.so"
+    forest = binary(methods={"predict": Method("value", "xgb_sigmoid")})
+    wp.compile(forest, target="x86-64", strategy="tree_traversal", **ALONE["tree_traversal"]).save(path)
+    return path
