@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from benchmarks.shapes import SHAPES, make_rows, make_target
-from benchmarks.studies import forests
+from benchmarks.studies import forests, generate
 from benchmarks.studies.generate import balanced_rows, forest, skewed_rows
 from woodpecker import reference
-from woodpecker.forest import LEAF, leaf_depth, tree_depth, tree_leaves
+from woodpecker.forest import IN, LEAF, leaf_depth, tree_depth, tree_leaves
 
 
 def test_generated_forests_are_of_the_size_asked_for() -> None:
@@ -78,3 +78,16 @@ def test_held_out_rows_are_of_their_dtype(i: int) -> None:
     assert np.isfinite(make_target(shape, X, 1)).all()
     if shape.dtype == "float64" and shape.columns == "normal":
         assert (X.astype(np.float32) != X)[np.isfinite(X)].all(), "values between float32 neighbours"
+
+
+def test_missing_values_and_categories_change_nothing_else() -> None:
+    plain = generate.forest(5, 16, 15)
+    either = generate.both_ways(plain, 1)
+    inner = plain.kind != LEAF
+    assert 0 < either.default_left.sum() < inner.sum() and not either.default_left[~inner].any()
+    mixed, X = generate.with_categories(either, generate.balanced_rows(300, 15, 2), 1)
+    chosen = mixed.kind == IN
+    assert set(mixed.feature[chosen]) <= {0, 7, 14} and not set(mixed.feature[inner & ~chosen]) & {0, 7, 14}
+    assert np.array_equal(mixed.left, plain.left) and np.array_equal(mixed.threshold[~chosen], plain.threshold[~chosen])
+    assert set(np.unique(X[:, ::7])) == set(range(generate.CATEGORIES)) and (X[:, 1:7] < 1).all()
+    assert (np.diff(mixed.set_offset) == generate.CATEGORIES // 2).all()

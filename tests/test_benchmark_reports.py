@@ -123,6 +123,12 @@ def routing_results() -> dict[str, Any]:
     return results("routing", (8,), one=cell)
 
 
+def missing_results() -> dict[str, Any]:
+    times = {"stripped": [10.0, 20.0], "missing": [12.0, 24.0], "categories": [15.0, 15.0]}
+    cell = {"status": "ok", "reason": None, "about": {}, "batches": {"8": times}}
+    return results("missing", (8,), one=cell, two={"status": "wrong", "reason": "a bit", "about": {}})
+
+
 def latency_results() -> dict[str, Any]:
     steps = {"numpy": 0.1, "import": 0.2, "load": 0.3, "first": 0.4, "warm_load": 0.05, "warm_first": 0.025}
     call = {"p50_ns": 2500.0, "p99_ns": 9000.0, "calls": 10, "ns": [2500.0]}
@@ -167,7 +173,10 @@ def tuning_results() -> dict[str, Any]:
     return results("tuning", (1, 64), one=cell(1.21, [1]), same=resumed, none=failed)
 
 
-ALL = (regrets, threads_results, scaling_results, routing_results, latency_results, levels_results, tuning_results)
+ALL = (
+    *(regrets, threads_results, scaling_results, routing_results, missing_results, latency_results, levels_results),
+    tuning_results,
+)
 
 
 def test_reports_show_the_figures() -> None:
@@ -181,6 +190,11 @@ def test_reports_show_the_figures() -> None:
     text = command.render(routing_results())
     assert "| one    |    8 |     auto |     30.0 |   12.5 |                2.50x |" in text
     assert "- one: gemm: left out" in text
+    text = command.render(missing_results())
+    assert (
+        "| one    |    8 |     15.0 |    18.0 |       15.0 |                 1.20x |                    1.12x |" in text
+    )
+    assert "- two: wrong: a bit" in text
     text = command.render(latency_results())
     assert "| woodpecker:auto  |  1 s | 0.1 s |  0.2 s | 0.3 s | 0.4 s |    0.05 s |    0.025 s |" in text
     assert "| onedal          |               - |      - |      2.5 µs | 9.0 µs |" in text
@@ -232,6 +246,7 @@ DRAWN = {
     "threads": ["threads"],
     "scaling": ["scaling-trees", "scaling-batch"],
     "routing": ["routing-one"],
+    "missing": ["missing"],
     "latency": ["latency-one"],
     "levels": ["levels-one"],
 }

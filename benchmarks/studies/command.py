@@ -1,4 +1,4 @@
-"""The studies on the command line: python -m benchmarks regret | latency | threads | scaling | routing | levels."""
+"""The studies on the command line: python -m benchmarks STUDY, one of STUDIES."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..contestants import resolve
 from ..report import machine_lines, plan_lines
 from ..run import say
 from ..shapes import QUICK, SHAPES, Shape
-from . import forests, latency, levels, regret, routing, scaling, threads, tuning
+from . import forests, latency, levels, missing, regret, routing, scaling, threads, tuning
 from .runner import Cell, Measure, Settings, failures, in_worker, run_study
 
 STUDIES: Mapping[str, str] = {
@@ -24,6 +24,7 @@ STUDIES: Mapping[str, str] = {
     "threads": "large batches on one thread and on more",
     "scaling": "time, memory, size and compile time over trees, leaves, features and batch",
     "routing": "rows that split evenly everywhere, and rows that nearly all take one path",
+    "missing": "missing values and categories, beside the same trees without",
     "levels": "strategies on each CPU level of one artifact, and what a level costs",
     "tuning": "the default plan, the tuned one and the best peer, and what tuning took",
 }
@@ -33,6 +34,7 @@ REPORTS: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "threads": threads.render,
     "scaling": scaling.render,
     "routing": routing.render,
+    "missing": missing.render,
     "levels": levels.render,
     "tuning": tuning.render,
 }
@@ -42,6 +44,7 @@ BATCHES = {
     "threads": threads.BATCHES,
     "scaling": scaling.BATCHES,
     "routing": routing.BATCHES,
+    "missing": missing.BATCHES,
     "levels": levels.BATCHES,
     "tuning": tuning.BATCHES,
 }
@@ -145,10 +148,11 @@ def _plan(given: argparse.Namespace, settings: Settings) -> tuple[list[Cell], Me
         axes = given.axis or (("trees",) if given.quick else tuple(scaling.AXES))
         _known("axis", axes, scaling.AXES)
         return scaling.cells(axes, settings), in_worker
-    if given.command == "routing":
+    if given.command in ("routing", "missing"):
         made = routing.QUICK if given.quick else routing.SHAPES
         _known("forest", given.shape, made)
-        return routing.cells({name: made[name] for name in given.shape or made}), in_worker
+        study = routing if given.command == "routing" else missing
+        return study.cells({name: made[name] for name in given.shape or made}), in_worker
     suite: Sequence[Shape] = QUICK[-1:] if given.quick else SHAPES
     if given.command == "regret":
         held = forests.quick() if given.quick else forests.held_out()

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from woodpecker.forest import LEAF, LT, Forest
+from woodpecker.forest import IN, LEAF, LT, Forest
 from woodpecker.verify import verify
 
 BINS = 256
 """Thresholds of a feature, as histograms of XGBoost and LightGBM have them."""
 CHUNK = 256
 """Trees that grow together, so that no more memory is in use than the forest itself needs."""
+CATEGORIES = 32
 FREQUENT = 0.99
 """Share of the values of a skewed row that are those of the common row."""
 
@@ -110,6 +111,34 @@ def _region(
         low = np.where(same & ~is_left, np.maximum(low, bound), low)
         below = np.where(below > 0, above, 0)
     return low, high
+
+
+def both_ways(plain: Forest, seed: int) -> Forest:
+    """The same trees, but each split draws the way of a missing value."""
+    draws = np.random.default_rng([seed, 3]).random(plain.n_nodes) < 0.5
+    return verify(plain.replace(default_left=draws & (plain.kind != LEAF)))
+
+
+def with_categories(plain: Forest, X: np.ndarray, seed: int) -> tuple[Forest, np.ndarray]:
+    """The same trees, and rows for them, but every seventh feature is categorical: each split on it draws half of
+    CATEGORIES, which the rows' values become."""
+    rng = np.random.default_rng([seed, 4])
+    chosen = (plain.kind != LEAF) & (plain.feature % 7 == 0)
+    n_sets, half = int(chosen.sum()), CATEGORIES // 2
+    values = np.argsort(rng.random((n_sets, CATEGORIES)), axis=1)[:, :half]
+    sets = np.full(plain.n_nodes, -1, np.int32)
+    sets[chosen] = np.arange(n_sets)
+    forest = plain.replace(
+        kind=np.where(chosen, np.uint8(IN), plain.kind),
+        threshold=np.where(chosen, 0.0, plain.threshold),
+        category_set=sets,
+        set_offset=np.arange(n_sets + 1, dtype=np.int64) * half,
+        set_values=np.sort(values, axis=1).reshape(-1).astype(np.float64),
+        category_rule="truncate_nonnegative",
+    )
+    rows = X.copy()
+    rows[:, ::7] = np.floor(X[:, ::7] * CATEGORIES)
+    return verify(forest), rows
 
 
 def balanced_rows(n: int, features: int, seed: int) -> np.ndarray:

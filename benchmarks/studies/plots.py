@@ -11,7 +11,7 @@ from woodpecker.errors import MissingExtraError
 
 from ..report import rows_a_call
 from ..stats import median, summarise
-from . import latency, levels, regret, scaling, threads, tuning
+from . import latency, levels, missing, regret, scaling, threads, tuning
 
 Figure = Any
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#000000")
@@ -236,6 +236,17 @@ def _routing(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
     return figures
 
 
+def _missing(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
+    cells = {key: cell for key, cell in results["cells"].items() if "batches" in cell}
+    if not cells:
+        return {}
+    panels: dict[str, Panel] = {}
+    for batch in results["settings"]["batches"]:
+        times = [cell["batches"][str(batch)] for cell in cells.values()]
+        panels[str(batch)] = list(cells), {kind: [median(t[kind]) for t in times] for kind in missing.KINDS}
+    return {"missing": _batches(pyplot, "Missing values and categories", 3 * len(cells), panels)}
+
+
 def _levels(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
     figures = {}
     timed = [cell for cell in results["cells"].values() if "batches" in cell]
@@ -291,6 +302,7 @@ DRAWN: Mapping[str, Callable[[Any, Mapping[str, Any]], dict[str, Figure]]] = {
     "threads": _threads,
     "scaling": _scaling,
     "routing": _routing,
+    "missing": _missing,
     "levels": _levels,
     "tuning": _tuning,
 }
