@@ -8,10 +8,12 @@ import pytest
 from woodpecker.predicates import canonicalise
 from woodpecker.relay_ops.plan import STRATEGIES, make_plan, plan_of
 from woodpecker.runtime import candidates
-from woodpecker.runtime.machine import X86_FLAGS
+from woodpecker.targets import resolve
 from woodpecker.tuning import search, space
 
 from .gallery import FORESTS, grown
+
+FEATURES = resolve("x86-64-v4").features
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def forest():
 def test_a_wrong_candidate_is_never_chosen(forest):
     default = {"plan": list(space.single("gemm", {"lanes": 64})), "status": "ok", "ns": {"1": 10.0}}
     wrong = {"plan": list(space.single("gemm", {"lanes": 16})), "status": "wrong", "ns": {"1": 1.0}}
-    what = search.Search(canonicalise(forest), {}, (), tuple(default["plan"]), (1,), 9, 0)
+    what = search.Search(canonicalise(forest), {}, FEATURES, tuple(default["plan"]), (1,), 9, 0)
     assert search.finalists(what, [default, wrong]) == [tuple(default["plan"])]
     assert search.best_times([default, wrong]) == {"1": 10.0}
     later = [default, {**wrong, "status": "ok"}, {**wrong, "status": "wrong"}]  # by the check of all entries at the end
@@ -39,7 +41,7 @@ def test_leaders_are_measured_again(forest):
     names = ("gemm", "tree_traversal", "perfect_tree_traversal", "bitslice")
     trials = [trial(name, 10.0 + i, 20.0 - i) for i, name in enumerate(names)]
     default = tuple(trials[1]["plan"])
-    what = search.Search(canonical, {}, (), default, (1, 64), 20, 0)
+    what = search.Search(canonical, {}, FEATURES, default, (1, 64), 20, 0)
     assert search.explored(what) == 15
     chosen = [plan[0]["strategy"] for plan in search.leaders(what, trials)]
     assert chosen == ["tree_traversal", "gemm", "bitslice", "perfect_tree_traversal"]
@@ -120,8 +122,8 @@ def test_every_plan_of_the_space_serves_the_forest(name):
 def test_the_search_covers_its_space_without_repeating_itself(forest):
     canonical = canonicalise(forest)
     small = {"gemm": {"lanes": (16, 32, 64)}, "tree_traversal": {"trees": (1, 2), "interleave": (1, 2)}}
-    default = space.resolved(canonical, [vars(s) for s in make_plan(canonical, "auto", {}, X86_FLAGS)])
-    what = search.Search(canonical, small, (), default, (1, 64), 50, 0)
+    default = space.resolved(canonical, [vars(s) for s in make_plan(canonical, "auto", {}, FEATURES)])
+    what = search.Search(canonical, small, FEATURES, default, (1, 64), 50, 0)
     trials = []
     while (plan := search.next_plan(what, trials, [])) is not None:
         ns = {"1": 10.0 + len(trials) % 5, "64": 9.0 - len(trials) % 3}
@@ -137,8 +139,7 @@ def test_the_search_covers_its_space_without_repeating_itself(forest):
 
 def test_a_search_goes_on_where_nothing_was_measured(forest):
     canonical = canonicalise(forest)
-    default = space.resolved(canonical, [vars(s) for s in make_plan(canonical, "auto", {})])
-    what = search.Search(canonical, space.space_of(canonical), default, (1, 64), 40, 0)
+    what = search.Search(canonical, space.space_of(canonical), FEATURES, make_default(canonical), (1, 64), 40, 0)
     pending, failed = [], []
     while (plan := search.next_plan(what, [], pending)) is not None:
         pending.append(plan)
@@ -152,7 +153,7 @@ def test_strategies_of_few_plans_are_tried_whole_and_first(forest):
     canonical = canonicalise(forest)
     tried = space.space_of(canonical)
     assert tried["bitslice"]["rows"] == (128, 256, 512) and tried["scan"]["rows"] == (64, 128, 256, 512)
-    what = search.Search(canonical, tried, (), make_default(canonical), (1, 64), 40, 0)
+    what = search.Search(canonical, tried, FEATURES, make_default(canonical), (1, 64), 40, 0)
     trials = []
     for _ in range(14):
         plan = search.next_plan(what, trials, [])
@@ -164,7 +165,7 @@ def test_strategies_of_few_plans_are_tried_whole_and_first(forest):
 
 
 def make_default(canonical):
-    return space.resolved(canonical, [vars(s) for s in make_plan(canonical, "auto", {}, X86_FLAGS)])
+    return space.resolved(canonical, [vars(s) for s in make_plan(canonical, "auto", {}, FEATURES)])
 
 
 def test_plans_are_joined_where_their_times_cross(forest):
@@ -205,9 +206,9 @@ def test_joined_plans_leave_middle_row_counts_to_scan(forest):
     ]
     options = {name: {} for name in ("bitslice", "scan", "tree_traversal")}
     default = tuple(trials[0]["plan"])
-    first = search.Search(canonical, options, (), default, batches, len(trials) + 1, 0)
+    first = search.Search(canonical, options, FEATURES, default, batches, len(trials) + 1, 0)
     trials.append({"plan": list(search.next_plan(first, trials, [])), "status": "crashed"})  # a walk with its defaults
-    what = search.Search(canonical, options, (), default, batches, len(trials) + 1, 0)
+    what = search.Search(canonical, options, FEATURES, default, batches, len(trials) + 1, 0)
     plan = search.next_plan(what, trials, [])
     assert [step["strategy"] for step in plan] == ["tree_traversal", "tree_traversal", "scan", "bitslice"]
     assert plan[1]["options"]["interleave"] == 8
@@ -230,12 +231,12 @@ def test_joined_plans_are_tried_the_most_promising_first(forest):
     default = tuple(trials[0]["plan"])
     measured = {t["plan"][0]["strategy"] for t in trials}
     options = {name: tried for name, tried in space.space_of(canonical).items() if name in measured}
-    what = search.Search(canonical, options, (), default, (1, 16, 64, 1024), len(trials) + 1, 0)
+    what = search.Search(canonical, options, FEATURES, default, (1, 16, 64, 1024), len(trials) + 1, 0)
     plan = search.next_plan(what, trials, [])
     # Not from all three leaders: what perfect trees gain at 16 rows is not worth another step.
     assert [step["strategy"] for step in plan] == ["tree_traversal", "bitslice"]
     assert 64 < plan[1]["min_rows"] < 512
-    more = search.Search(canonical, what.space, (), default, what.batches, len(trials) + 8, 0)
+    more = search.Search(canonical, what.space, FEATURES, default, what.batches, len(trials) + 8, 0)
     first = search.next_plan(more, [*trials, *trials[:3]], [plan])
     assert first is not None
     assert candidates.key(first) != candidates.key(plan)
@@ -261,5 +262,5 @@ def test_a_plan_of_several_steps_is_moved_one_step_at_a_time(forest):
 
 def test_a_default_plan_is_a_plan(forest):
     canonical = canonicalise(forest)
-    default = make_plan(canonical, "auto", {}, X86_FLAGS)
+    default = make_plan(canonical, "auto", {}, FEATURES)
     assert [s.options for s in plan_of(canonical, [vars(s) for s in default], "")] == [s.options for s in default]

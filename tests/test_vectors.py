@@ -33,7 +33,7 @@ def test_vectors_of_targets(target, vectors):
     assert vectors_of(resolve(target).features) == vectors
 
 
-def test_better_vectors_cost_less():
+def test_better_vectors_cost_bitslice_less():
     order = [*dict.fromkeys(kind for kind, _ in KINDS), NONE]
     for rows in (200, 1024):
         costs = [bitslice.cost(FOREST, rows, vectors) for vectors in order]

@@ -17,6 +17,7 @@ from woodpecker import bundle, reference
 from woodpecker.errors import ArtifactError, InputError, TargetError
 from woodpecker.forest import Forest, Method
 from woodpecker.nested import from_nested
+from woodpecker.predicates import canonicalise
 from woodpecker.runtime.loader import read_header
 from woodpecker.targets import resolve
 
@@ -25,7 +26,13 @@ from .qemu_support import needs_zig
 from .support import assert_bits_equal
 from .wasm_support import ENGINES, NODE, SCRIPTS, needs_node, needs_wasmtime, node, results
 
+MANY_LEAVES = {"many": lambda: grown(17, 9, 6, n_features=7), "many32": lambda: grown(18, 9, 6, dtype=np.float32)}
+"""Leaf numbers of 6 bits: values are looked up among several vectors."""
+FOR_WASM = {**FORESTS, **MANY_LEAVES}
 FEW = (
+    ("many", "bitslice"),
+    ("many32", "scan"),
+    ("wide64", "bitslice"),  # masks of float64 comparisons
     ("float32", "bitslice"),  # missing values, denormals, float32 sums
     ("zero_rule", "scan"),  # float64 rows, zero as missing, thresholds that are denormal float32 numbers
     ("truncate", "tree_traversal"),  # categories
@@ -46,13 +53,13 @@ def classifier() -> Forest:
 def module_fixture(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("module") / "model.wasm"
     said = wp.compile(classifier(), target="wasm32", **WALK).save(path)
-    assert said.endswith("; runs on WebAssembly (wasm32), an engine with simd128; not on this machine")
+    assert said.endswith("; runs on WebAssembly (wasm32), an engine with simd128; not in Python")
     return path
 
 
 def check(engine: str, folder: Path, pairs: list[tuple[str, str]], sizes: tuple[int, ...]) -> None:
     """Fail unless these forests and strategies give the interpreter's bits in an engine."""
-    forests, X, calls = {name: FORESTS[name]() for name, _ in pairs}, {}, []
+    forests, X, calls = {name: FOR_WASM[name]() for name, _ in pairs}, {}, []
     for name, forest in forests.items():
         for dtype in ("float32", "float64"):
             whole = rows(forest, max(sizes), 1, dtype)
@@ -85,6 +92,10 @@ def shared_fixture(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_bits(engine, shared):
     check(engine, shared, list(FEW[:: 1 if engine == "node" or NODE is None else 2]), SIZES)
+
+
+def test_leaf_numbers_of_several_vectors():
+    assert [canonicalise(make()).leaf_bits for make in MANY_LEAVES.values()] == [6, 6]
 
 
 @pytest.mark.full

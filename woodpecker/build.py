@@ -19,7 +19,7 @@ import numpy as np
 import tvm
 
 from . import c_config, toolchain
-from .errors import InputError
+from .errors import ArtifactError, InputError, TargetError
 from .layout import Signature
 from .levels import Level
 from .manifest import ENTRIES, TERMS
@@ -163,7 +163,13 @@ def export(
             archiver.run(toolchain.static_library(["artifact.o", *objects], made), folder, made)
         if module:
             # A linker may leave out zeros of data, or cut them in parts, which other platforms' sections don't allow.
-            read_header(folder / made, verify=True)
+            try:
+                read_header(folder / made, verify=True)
+            except ArtifactError as error:
+                raise TargetError(
+                    f"{tools.name} changed the model when it linked the module: use another version, pip install "
+                    "'woodpecker[cross]'"
+                ) from error
         with atomic_path(final, mode=0o777 if shared else 0o666) as staged:
             shutil.copyfile(folder / made, staged)
 

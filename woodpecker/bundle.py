@@ -14,7 +14,7 @@ from . import c_config
 from .errors import InputError, TargetError, WoodpeckerError
 from .runtime import machine
 from .runtime.files import check_path
-from .runtime.loader import read_header
+from .runtime.loader import is_library, is_static, read_header
 
 HERE = Path(__file__).parent
 C_FILES = (HERE / "runtime" / "c" / "woodpecker.h", HERE / "runtime" / "c" / "predict.c")
@@ -51,7 +51,7 @@ def write(
     staged = final.with_name(f".woodpecker-{os.urandom(6).hex()}")
     staged.mkdir()
     try:
-        if isinstance(model, (str, os.PathLike)) and _is_library(Path(model)):
+        if isinstance(model, (str, os.PathLike)) and Path(model).is_file() and is_library(model):
             if options:
                 raise InputError(f"{model} is compiled already: {', '.join(sorted(options))} can't be chosen any more")
             library = _copied(Path(model), staged, target)
@@ -89,19 +89,10 @@ def _umask_of(file: Path) -> int:
     return 0o666 & ~file.stat().st_mode
 
 
-def _is_library(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        head = file.read(8)
-    return head.startswith((b"\x7fELF", b"MZ", b"\xcf\xfa\xed\xfe", b"\0asm")) or head == b"!<arch>\n"
-
-
 def _copied(path: Path, folder: Path, target: Any) -> Path:
     levels = read_header(path, verify=True).manifest["levels"]
-    with path.open("rb") as file:
-        if file.read(8) == b"!<arch>\n":
-            raise InputError(f"{path} is a static library: give the shared one, or the model file")
+    if is_static(path):
+        raise InputError(f"{path} is a static library: give the shared one, or the model file")
     place = levels[0]["target"]
     if target is not None:
         from .targets import resolve_levels

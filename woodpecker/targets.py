@@ -20,7 +20,7 @@ PORTABLE = "x86-64"
 ARCHITECTURE_NAMES = ("aarch64", "armv7", "riscv64")
 """Short for the CPUs of an architecture under Linux with glibc, all of them."""
 WEBASSEMBLY = "wasm32"
-"""Short for WebAssembly with 128-bit vectors, which every engine since 2021 has, Safari since 2023."""
+"""Short for WebAssembly with 128-bit vectors, which Chrome, Firefox and Node.js have since 2021, Safari since 2023."""
 
 # LLVM's SLP vectoriser packs the interleaved scalar walks into vectors and slows them down by more than 2 times.
 _LLVM_OPTIONS = {"cl-opt": ["-vectorize-slp:bool=false"]}

@@ -66,6 +66,8 @@ class Toolchain:
             raise TargetError(f"the C compiler can't be run: {error}") from error
         if done.returncode or not (folder / made).is_file():
             said = done.stderr.decode(errors="replace").strip()[-2000:] or f"exit code {done.returncode}, no message"
+            if "#embed" in said or "'embed'" in said:
+                said += "\nWebAssembly needs zig 0.14 or later: pip install 'woodpecker[cross]'"
             raise TargetError(f"the C compiler failed: {shlex.join(command)}\n{said}")
 
 

@@ -69,6 +69,17 @@ for (const wrong of ["nothing", "toString", "", null, 3]) {
 for (const wrong of [bytes.subarray(0, 1000), new Uint8Array(0), new TextEncoder().encode("no module"), null, "path"]) {
   await assert.rejects(load(wrong), ArtifactError);
 }
+const start = bytes.indexOf(Buffer.from("\x93WOODPECKER", "latin1"));
+const inManifest = bytes.indexOf('"n_features"');
+assert(start > 0 && inManifest > start);
+for (const at of [start + 17, start + 30, start + 50, start + 100, start + 200, start + 600, inManifest]) {
+  const flipped = Uint8Array.from(bytes);
+  flipped[at] ^= 4;
+  await assert.rejects(load(flipped), { name: "ArtifactError", message: /damaged: its checksum is wrong/ });
+}
+const gone = new Float32Array(10);
+structuredClone(gone.buffer, { transfer: [gone.buffer] });
+if (gone.buffer.detached) assert.throws(() => model.predict(gone), { name: "InputError", message: /transferred/ });
 const empty = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0);
 await assert.rejects(load(empty), { name: "ArtifactError", message: /holds no woodpecker model/ });
 await assert.rejects(load(await WebAssembly.compile(empty)), ArtifactError);
@@ -84,4 +95,6 @@ assert.throws(() => short.predict(rows), MemoryError);
 assert(freed.length === 2 && freed[0] !== 0 && freed[1] === 0);
 assert.deepEqual(short.predict(rows), raw);
 assert.throws(() => new Model({ ...exports, malloc: () => 0 }), MemoryError);
+const wide = new Model({ ...exports, wp_n_trees: () => 2 ** 31 - 1 });
+assert.throws(() => wide.predict(rows, "apply"), { name: "MemoryError", message: /predict fewer rows/ });
 console.log("ok");

@@ -183,12 +183,6 @@ def check_input(path: Path) -> None:
         raise OSError(f"{path} is a device, pipe or socket: name a regular file to read")
 
 
-def is_artifact(path: Path) -> bool:
-    """Whether the file is a library, by its first bytes."""
-    with path.open("rb") as file:
-        return file.read(8).startswith((b"\x7fELF", b"!<arch>\n", b"\0asm"))
-
-
 def size(n: float) -> str:
     """Bytes for people."""
     for unit in ("bytes", "KB", "MB"):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import check_input, command, is_artifact, progress, size
+from .common import check_input, command, progress, size
 
 
 @command
@@ -28,7 +28,9 @@ def main(
       woodpecker inspect model.ubj --json
     """
     check_input(path)
-    if is_artifact(path):
+    from ..runtime.loader import is_library
+
+    if is_library(path):
         facts = _artifact(path)
     else:
         with progress(f"reading {path.name}"):

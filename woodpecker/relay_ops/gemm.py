@@ -23,6 +23,7 @@ from ..layout import Layout
 from ..predicates import Canonical
 from .options import Option, no_power_of_two
 from .predicate import Expr, columns_ns, goes_right, goes_right_any
+from .vectors import AVX2, NARROW, NONE, VBMI, WIDE
 
 NAME = "gemm"
 OPTIONS = {"lanes": Option(64, 16, 64, "rows of one vector; a power of two")}
@@ -55,10 +56,16 @@ def space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
     return {"lanes": (16, 32, 64)}
 
 
+ENTRY_NS, TREE_NS = 0.62, 70.0
+SPEEDS = {VBMI: 1.0, WIDE: 1.0, AVX2: 1.35, NARROW: 2.4, NONE: 35.0}
+"""Measured for 64 rows: an entry of a path matrix, and what a tree costs beside them; factors of entries by the vectors
+of the target. Without vectors, counted: five instructions a row and entry."""
+
+
 def cost(canonical: Canonical, rows: int, vectors: str) -> float:
     """Estimated ns per row: a vector operation per entry of the path matrices, for 64 rows at once."""
     leaves = float(tree_leaves(canonical.forest).max(initial=1))
-    per_block = canonical.forest.n_trees * (leaves * leaves * 0.62 + 70.0)
+    per_block = canonical.forest.n_trees * (leaves * leaves * ENTRY_NS * SPEEDS[vectors] + TREE_NS)
     return per_block / min(max(rows, 1), 64) + columns_ns(canonical, tiled=False)
 
 

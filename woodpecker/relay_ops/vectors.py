@@ -1,4 +1,4 @@
-"""The vectors of a target, as far as costs depend on them."""
+"""The vectors of a target, which kernels and their costs depend on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KINDS = (
     (VBMI, AVX512 | {"avx512vbmi", "gfni"}),
     (WIDE, AVX512),
     (AVX2, frozenset({"avx2"})),
-    *((NARROW, frozenset({feature})) for feature in ("sse4.1", "neon", "simd128")),
+    *((NARROW, frozenset({feature})) for feature in ("sse3", "neon", "simd128")),
 )
 
 

@@ -21,8 +21,10 @@ from .compiled import Entry, Program
 from .files import check_path
 from .predictor import Predictor, make_predictor
 
-WASM = b"\0asm"
-"""The first bytes of a WebAssembly module."""
+WASM, STATIC = b"\0asm", b"!<arch>\n"
+"""The first bytes of a WebAssembly module, and of a static library."""
+LIBRARIES = (b"\x7fELF", b"MZ", b"\xcf\xfa\xed\xfe", WASM, STATIC)
+"""The first bytes of all that is compiled: for Linux, Windows, macOS, and those."""
 
 
 def read_header(path: str | os.PathLike[str], *, verify: bool = False) -> fmt.Header:
@@ -89,9 +91,16 @@ def module_bytes(data: mmap.mmap | bytes) -> int:
     return at
 
 
-def _is_static(name: str) -> bool:
-    with open(name, "rb") as file:
-        return file.read(8) == b"!<arch>\n"
+def is_library(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is compiled code of any platform, by its first bytes."""
+    with open(path, "rb") as file:
+        return file.read(8).startswith(LIBRARIES)
+
+
+def is_static(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a static library."""
+    with open(path, "rb") as file:
+        return file.read(8) == STATIC
 
 
 def _open(name: str, symbol: str) -> Any:
@@ -144,7 +153,7 @@ def load(
         raise InputError(f"device must be None or 'cpu', found {device!r}: this version runs artifacts on CPUs")
     header = read_header(path, verify=verify)
     name = os.fspath(path)
-    if _is_static(name):
+    if is_static(name):
         raise ArtifactError(f"{name} is a static library, to link into a C program: save() as a .so to load it")
     number = machine.check([level["target"] for level in header.manifest["levels"]], name)
     manifest = fmt.in_level(header.manifest, number)

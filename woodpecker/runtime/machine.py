@@ -203,7 +203,9 @@ def platform_text(target: Mapping[str, Any]) -> str:
 
 def requirement(targets: Sequence[Mapping[str, Any]]) -> str:
     """Where an artifact with these CPU levels runs, and whether that is here; for people."""
-    return f"{needs(targets)}{'' if any(map(runs, targets)) else '; not on this machine'}"
+    if any(map(runs, targets)):
+        return needs(targets)
+    return f"{needs(targets)}; not {'in Python' if targets[0]['system'] == WEBASSEMBLY else 'on this machine'}"
 
 
 def needs(targets: Sequence[Mapping[str, Any]]) -> str:

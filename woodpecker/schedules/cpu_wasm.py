@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from tvm import tirx
@@ -14,6 +13,10 @@ from .tir import const, register, vector_register
 FEATURES = {"simd128"}
 SIMD128 = "simd128"
 """The flag of layouts for targets with these vectors."""
+WIDTHS = {
+    f"{kind}{bits}x64": bits for kind, bits in (("float", 32), ("float", 64), ("int", 8), ("uint", 8), ("int", 32))
+}
+"""What is compared, 64 rows of it -> bits of a lane."""
 LEAST_PLACES = 16
 """Bytes that an instruction looks one up among."""
 __all__ = ["FEATURES", "LEAST_PLACES", "SIMD128", "chosen_by", "look_up", "rank_planes", "word_of"]
@@ -24,7 +27,7 @@ def word_of(chosen: Expr) -> Expr:
 
     What is compared decides how wide the results are, and LLVM narrows them lane by lane: halves are packed here.
     """
-    width = int(re.sub("[a-z]+", "", str(chosen.a.ty.dtype).removesuffix("x64")))
+    width = WIDTHS[str(chosen.a.ty.dtype)]
     ones, zeros = (tirx.Broadcast(const(v, f"int{width}"), 64) for v in (-1, 0))
     lanes = vector_register(tirx.Select(chosen, ones, zeros))
     if width == 64:

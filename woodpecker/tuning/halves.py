@@ -73,8 +73,8 @@ def make(
     if job.where.system != "linux":  # elsewhere a library has to name the one that TVM's code takes a function from
         system = machine.SYSTEMS[job.where.system]
         raise TargetError(
-            f"target {job.where.name!r} is {system}, and candidates are made for Linux only: run woodpecker tune on "
-            "the device itself"
+            f"target {job.where.name!r} is {system}, and candidates are made for Linux only: compile without tuning, "
+            "or tune on a Linux machine with the same CPU"
         )
     toolchain.find(job.where.platform)
     command = [sys.executable, *offline.WORKER, str(job.folder), str(BUILD_BYTES)]
@@ -99,7 +99,7 @@ def make(
             if progress is not None:
                 progress({"plan": asked["plan"], **result})
         with atomic_path(job.folder / READ_ME) as staged:
-            staged.write_text(_read_me(job))
+            staged.write_text(_read_me(job), encoding="utf-8")
     return sum(not _has(measured, c["plan"]) for c in made)
 
 

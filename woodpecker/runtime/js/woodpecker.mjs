@@ -14,6 +14,8 @@ const ABI_VERSION = 1;
 const MAX_BYTES = 2 ** 32 - 1;
 const CHUNK_BYTES = 1 << 22;
 const CHUNK_ROWS = 1024;
+const MOST_CHUNK_BYTES = 2 ** 28;
+const NEEDED = ["malloc", "free", "_initialize", "wp_check", "wp_predict", "wp_scratch_size", "wp_manifest"];
 
 /** The bytes are no model, are one of another version, or need what this engine has not. */
 export class ArtifactError extends Error {
@@ -36,7 +38,9 @@ export class MemoryError extends Error {
  * @param {BufferSource | WebAssembly.Module} source The content of the .wasm file: an ArrayBuffer, a typed array or a
  *   Buffer of Node.js; or a module that is compiled already.
  * @returns {Promise<Model>}
- * @throws {ArtifactError} It is no such file, is damaged, or this engine lacks 128-bit vectors.
+ * @throws {ArtifactError} It is no such file, its header, directories or manifest are damaged (damage in the numbers of
+ *   the model or in its code is not noticed), or this engine lacks 128-bit vectors.
+ * @throws {MemoryError} The engine has no memory for it.
  */
 export async function load(source) {
   let instance;
@@ -44,16 +48,24 @@ export async function load(source) {
     const module = source instanceof WebAssembly.Module ? source : await WebAssembly.compile(source);
     instance = await WebAssembly.instantiate(module, {});
   } catch (error) {
+    if (error instanceof RangeError) {
+      throw new MemoryError(`the engine has no memory for the module: ${error.message}`, { cause: error });
+    }
     throw new ArtifactError(`this is no WebAssembly module that runs here: ${error.message}`, { cause: error });
   }
-  const version = instance.exports.wp_abi_version?.();
-  if (version === undefined) throw new ArtifactError("this module holds no woodpecker model");
+  const { wp_abi_version } = instance.exports;
+  if (typeof wp_abi_version !== "function") throw new ArtifactError("this module holds no woodpecker model");
+  const version = wp_abi_version();
   if (version !== ABI_VERSION) {
     throw new ArtifactError(
       `the model has ABI version ${version}, and this woodpecker.mjs calls ${ABI_VERSION}: use the one it came with`,
     );
   }
+  if (NEEDED.some((name) => typeof instance.exports[name] !== "function")) {
+    throw new ArtifactError("this module holds no woodpecker model, or one of another version");
+  }
   instance.exports._initialize();
+  if (instance.exports.wp_check() !== 0) throw new ArtifactError("the model is damaged: its checksum is wrong");
   return new Model(instance.exports);
 }
 
@@ -81,13 +93,13 @@ export class Model {
     /** @type {string[]} What `predict` takes: "raw", "apply" and the methods of the source model. */
     this.methods = ["raw", "apply", ...names];
     this.#widths = [this.nOutputs, this.nTrees, ...names.map((_, i) => wasm.wp_method_width(i))];
-    const start = wasm.wp_manifest();
+    const start = wasm.wp_manifest() >>> 0;
     /** @type {any} What the model says of itself: see docs/artifact-format.md. */
-    this.manifest = JSON.parse(decoded(new Uint8Array(wasm.memory.buffer, start, wasm.wp_manifest_size())));
+    this.manifest = JSON.parse(decoded(new Uint8Array(wasm.memory.buffer, start, wasm.wp_manifest_size() >>> 0)));
     /** @type {string[] | null} (nFeatures) names of the columns, where the model has them. */
     this.featureNames = this.manifest.input.feature_names;
     Object.freeze(this.methods);
-    this.#scratchSize = wasm.wp_scratch_size();
+    this.#scratchSize = wasm.wp_scratch_size() >>> 0;
     this.#scratch = this.#allocate(this.#scratchSize);
   }
 
@@ -109,16 +121,20 @@ export class Model {
     if (!wide && !(rows instanceof Float32Array)) {
       throw new InputError(`rows must be a Float32Array or a Float64Array, row after row; found ${kind(rows)}`);
     }
+    if (/** @type {any} */ (rows.buffer).detached) {
+      throw new InputError("the rows' buffer was transferred to elsewhere, and holds nothing any more");
+    }
     if (rows.length % this.nFeatures) {
       throw new InputError(`rows have ${this.nFeatures} features each, and ${rows.length} values are no whole rows`);
     }
     const width = this.width(method);
     const n = rows.length / this.nFeatures;
     const Results = method === "apply" ? Int32Array : this.outputType === "float32" ? Float32Array : Float64Array;
-    const results = new Results(n * width);
+    const results = this.#results(Results, n * width);
     // All memory that a module ever had stays its own: large inputs go through in parts.
     const bytes = Math.max(rows.BYTES_PER_ELEMENT * this.nFeatures, Results.BYTES_PER_ELEMENT * width);
-    const most = Math.max(CHUNK_ROWS, Math.floor(CHUNK_BYTES / bytes));
+    const usual = Math.max(CHUNK_ROWS, Math.floor(CHUNK_BYTES / bytes));
+    const most = Math.max(1, Math.min(usual, Math.floor(MOST_CHUNK_BYTES / bytes)));
     const place = this.methods.indexOf(method);
     const what = place < 2 ? -1 - place : place - 2;
     const wasm = this.#exports;
@@ -160,6 +176,18 @@ export class Model {
     return this.#widths[place];
   }
 
+  /**
+   * @param {Float32ArrayConstructor | Float64ArrayConstructor | Int32ArrayConstructor} Results
+   * @param {number} length
+   */
+  #results(Results, length) {
+    try {
+      return new Results(length);
+    } catch (error) {
+      throw new MemoryError(`there can't be ${length} results in one array: predict fewer rows`, { cause: error });
+    }
+  }
+
   /** @param {number} bytes */
   #allocate(bytes) {
     const address = bytes > MAX_BYTES ? 0 : this.#exports.malloc(Math.max(bytes, 1)) >>> 0;
@@ -170,7 +198,8 @@ export class Model {
   /** @param {number} start A text that ends in a 0. */
   #text(start) {
     const memory = new Uint8Array(this.#exports.memory.buffer);
-    return decoded(memory.subarray(start, memory.indexOf(0, start)));
+    const begin = start >>> 0;
+    return decoded(memory.subarray(begin, memory.indexOf(0, begin)));
   }
 }
 
