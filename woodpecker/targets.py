@@ -158,7 +158,9 @@ def resolve(target: Any) -> CpuTarget:
             "as 'aarch64' or 'x86-64-v2'"
         )
     architecture = ARCHITECTURES[platform.machine]
-    if platform.machine == "armv7":  # TVM's tags name 64-bit CPUs in 32-bit mode; what runs on armv7 runs on them
+    if config.get("mtriple"):
+        # LLVM makes other object files of some names of a platform; and TVM's tags for 32-bit ARM name 64-bit CPUs in
+        # that mode, on which what runs on armv7 runs.
         config["mtriple"] = triple(platform)
     if "mcpu" not in config:
         host = {"mcpu": "generic"} if config.get("mtriple") else _host()

@@ -44,12 +44,14 @@ class Toolchain:
         command: The command and its first arguments. It can be run in any folder.
         environment: Variables that it needs beside those of this process.
         archiver: The command that makes static libraries of what it compiles; None where the system's usual one does.
+        role: What it does, for people.
     """
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     archiver: tuple[str, ...] | None = None
+    role: str = "C compiler"
 
     def run(self, arguments: Sequence[str], folder: Path, made: str) -> None:
         """Run it in a folder, where it has to make the file ``made``.
@@ -63,12 +65,12 @@ class Toolchain:
         try:
             done = subprocess.run(command, cwd=folder, capture_output=True, check=False, env=variables)
         except OSError as error:
-            raise TargetError(f"the C compiler can't be run: {error}") from error
+            raise TargetError(f"the {self.role} can't be run: {error}") from error
         if done.returncode or not (folder / made).is_file():
             said = done.stderr.decode(errors="replace").strip()[-2000:] or f"exit code {done.returncode}, no message"
             if "#embed" in said or "'embed'" in said:
                 said += "\nWebAssembly needs zig 0.14 or later: pip install 'woodpecker[cross]'"
-            raise TargetError(f"the C compiler failed: {shlex.join(command)}\n{said}")
+            raise TargetError(f"the {self.role} failed: {shlex.join(command)}\n{said}")
 
 
 def find(platform: Platform) -> Toolchain:
@@ -157,7 +159,7 @@ def archiver(tools: Toolchain) -> Toolchain:
     usual = [wanted] if wanted else [["ar"], ["llvm-ar"]]
     for command in usual:
         if found := _runnable(command):
-            return Toolchain(command[0], found, {**tools.environment, "ZERO_AR_DATE": "1"})
+            return Toolchain(command[0], found, {**tools.environment, "ZERO_AR_DATE": "1"}, role="archiver")
     raise TargetError(
         f"saving a static library needs the program {usual[0][0]}, and it was not found: install binutils (Debian: apt "
         "install binutils), or set the environment variable AR"
@@ -237,4 +239,4 @@ def _writable_home() -> bool:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     while not cache.exists() and cache != cache.parent:
         cache = cache.parent
-    return os.access(cache, os.W_OK)
+    return cache.is_dir() and os.access(cache, os.W_OK)

@@ -135,6 +135,9 @@ def _show(path: Path, facts: Mapping[str, Any]) -> None:
         several = f"; {strategies}{'; runs here' if level['in_use'] else ''}" if len(levels) > 1 else ""
         rows[f"CPU level {number}" if several else "target"] = _target(level["target"]) + several
     if levels:
+        from ..runtime.machine import requirement
+
+        rows["runs on"] = requirement([level["target"] for level in levels])
         if facts["c_function"]:
             rows["C function"] = facts["c_function"]
         rows["made by"] = ", ".join(f"{name} {version}" for name, version in facts["producer"].items())

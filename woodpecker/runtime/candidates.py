@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -64,6 +65,7 @@ def read_list(folder: Path) -> dict[str, Any]:
                 listed["job"],
                 *(c[name] for c in listed["candidates"] for name in ("code", "model")),
             ]
+            names += [*listed["digests"], *listed["digests"].values()]
             whole = all(type(n) is int and n > 0 for n in sizes) and all(type(name) is str for name in names)
             if not whole or max(listed["batches"]) > listed["n_rows"]:
                 raise ValueError("a size or a name is none")
@@ -223,6 +225,17 @@ def _check_device(folder: Path, listed: Mapping[str, Any]) -> None:
             f"{folder} lacks {missing[0]}{f' and {len(missing) - 1} other files' if missing[1:] else ''}: copy all of "
             "the folder that woodpecker tune --build wrote"
         )
+    if other := sorted(name for name in names if digest(folder / name) != listed["digests"].get(name)):
+        raise InputError(
+            f"{folder / other[0]} is not as woodpecker tune --build wrote it, cut short or of another build: copy all "
+            "of that folder again"
+        )
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _measure_all(

@@ -68,6 +68,8 @@ BASELINE = {"aarch64": ("fp-armv8", "neon"), "armv7": ("vfp3d16",), "riscv64": (
 """What the CPUs of an architecture have that code for it is made for at all."""
 LIBC = {"gnu": "glibc", "musl": "musl"}
 SYSTEMS = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
+UNTRIED = ("darwin", "win32")
+"""Systems that code is linked for, and whose files are checked, but that none of our tests runs on."""
 WEBASSEMBLY = "wasi"
 """The system of WebAssembly modules, which need nothing of it: an engine runs them under any system."""
 
@@ -214,7 +216,8 @@ def needs(targets: Sequence[Mapping[str, Any]]) -> str:
     features = [f for f in least["features"] if f not in BASELINE.get(least["machine"], ())]
     kind = "engine" if least["system"] == WEBASSEMBLY else "CPU"
     cpus = f"{'an' if kind == 'engine' else 'a'} {kind} with {', '.join(features)}" if features else f"any {kind}"
-    return f"{platform_text(least)}, {cpus}"
+    # Where no test of ours has run it, whoever makes it should know.
+    return f"{platform_text(least)}, {cpus}{' (never run by us)' if least['system'] in UNTRIED else ''}"
 
 
 def _is_platform(target: Mapping[str, Any]) -> bool:

@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 from .. import __version__, toolchain
 from ..errors import InputError, TargetError, WoodpeckerError
@@ -33,11 +32,13 @@ from .job import BATCHES, Job, describe, log_folder, new_job, prepare, today
 from .offline import Progress, Runner, TuningRecords
 from .pool import Pool
 from .records import PlanSteps, Record
-from .shape import shape_class, target_key
+from .shape import digest, shape_class, target_key
 
 BUILD_SECONDS = 300.0
 BUILD_BYTES = 8 * 2**30
 READ_ME = "README.txt"
+PLAUSIBLE = (1e-3, 1e15)
+"""ns a row."""
 
 
 def make(
@@ -81,8 +82,9 @@ def make(
     with store.locked(job.folder), Pool(command, job.folder / store.LOG, lambda asked: BUILD_SECONDS) as pool:
         prepare(job)
         Runner(pool, job, 1).prepare()
-        listed = _listed(job, _candidates(job.folder))
+        listed = _listed(job, *_candidates(job.folder))
         made, measured = listed["candidates"], candidates.results(job.folder, listed)
+        digests = listed["digests"]
         pending = [tuple(c["plan"]) for c in made if not _has(measured, c["plan"])]
         wanted = iter(_plans(job, measured, pending))
 
@@ -93,6 +95,8 @@ def make(
         for asked, result in pool.run(next_job):
             if result["status"] == "ok":
                 made.append({"plan": asked["plan"], **result["files"]})
+                names = (candidates.ROWS, candidates.WANTED, result["files"]["code"], result["files"]["model"])
+                digests |= {name: candidates.digest(job.folder / name) for name in names}
                 store.write_json(job.folder / candidates.LIST, listed)
             elif not made:  # the first one is the default plan, without which there is nothing to compare with
                 raise TargetError(f"the default plan can't be made for {job.where.name!r}: {result.get('message')}")
@@ -129,10 +133,12 @@ They are to be measured on {machine.needs([job.settings["resolved"]])}.
 """
 
 
-def _candidates(folder: Path) -> list[dict[str, Any]]:
+def _candidates(folder: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Those that were made already, and the digests of all files for the device."""
     if not (folder / candidates.LIST).exists():
-        return []
-    return list(candidates.read_list(folder)["candidates"])
+        return [], {}
+    listed = candidates.read_list(folder)
+    return list(listed["candidates"]), dict(listed["digests"])
 
 
 def _has(trials: Sequence[Mapping[str, Any]], plan: Any) -> bool:
@@ -161,7 +167,7 @@ def _plans(job: Job, measured: Sequence[Mapping[str, Any]], pending: list[PlanSt
     return found
 
 
-def _listed(job: Job, made: list[dict[str, Any]]) -> dict[str, Any]:
+def _listed(job: Job, made: list[dict[str, Any]], digests: dict[str, str]) -> dict[str, Any]:
     return {
         "format": candidates.FORMAT,
         "job": _build_of(job.settings),
@@ -171,6 +177,7 @@ def _listed(job: Job, made: list[dict[str, Any]]) -> dict[str, Any]:
         "n_rows": job.n_rows,
         "default": list(job.search.default),
         "candidates": made,
+        "digests": digests,
         "model": describe(job.forest),
         "dtype": job.dtype,
         "rows": job.rows,
@@ -199,7 +206,7 @@ def take(folder: Any, *, tuning_logs: Any = None) -> TuningRecords:
     try:
         record, trials, reason = _judged(place, listed)
         records.from_json(strict_json.parse(record.line))
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, BadZipFile) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         if isinstance(error, WoodpeckerError):
             raise
         raise InputError(f"{folder} is damaged ({type(error).__name__}: {error}): make and measure it again") from error
@@ -256,9 +263,13 @@ def _judged(place: Path, listed: Mapping[str, Any]) -> tuple[Record, list[dict[s
     first = candidates.key(paired["plans"][0]) if paired["plans"] else candidates.key(default)
     if first != candidates.key(default) or any(candidates.key(plan) not in done for plan in paired["plans"]):
         raise ValueError(f"{candidates.PAIRED} holds plans that were not measured")
-    if not all(ns > 0 for times in paired["times"] for samples in times.values() for ns in samples):
+    samples = (ns for times in paired["times"] for some in times.values() for ns in some)
+    if not all(PLAUSIBLE[0] < ns < PLAUSIBLE[1] for ns in samples):
         raise ValueError(f"{candidates.PAIRED} holds a time that is none")
-    canonical = canonicalise(store.load_forest(place / store.FOREST))
+    forest = store.load_forest(place / store.FOREST)
+    if digest(forest) != settings["digest"]:
+        raise InputError(f"{place / store.FOREST} is another model than candidates were made of: make them again")
+    canonical = canonicalise(forest)
     if paired["plans"]:
         plans, verdict = _verified(place, listed, [tuple(plan) for plan in paired["plans"]], paired["times"])
     else:

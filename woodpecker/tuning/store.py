@@ -12,6 +12,7 @@ tmp             their temporary files, while they run
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -120,14 +121,22 @@ def save_forest(path: Path, forest: Forest) -> None:
 
 
 def load_forest(path: Path) -> Forest:
-    """The inverse of `save_forest`."""
-    with np.load(path, allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
-    scalars = json.loads(arrays.pop("scalars").tobytes())
-    for name in ("missing_value", "zero_band"):
-        scalars[name] = float.fromhex(scalars[name])
-    known = {int(name.removeprefix("known_")): arrays.pop(name) for name in list(arrays) if name.startswith("known_")}
-    return Forest(**arrays, **scalars, known_categories=known)
+    """The inverse of `save_forest`.
+
+    Raises:
+        InputError: the file is damaged. OSError: it can't be read.
+    """
+    data = io.BytesIO(path.read_bytes())
+    try:
+        with np.load(data, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        scalars = json.loads(arrays.pop("scalars").tobytes())
+        for name in ("missing_value", "zero_band"):
+            scalars[name] = float.fromhex(scalars[name])
+        known = {int(name.removeprefix("known_")): arrays.pop(name) for name in [*arrays] if name.startswith("known_")}
+        return Forest(**arrays, **scalars, known_categories=known)
+    except Exception as error:  # numpy and zipfile raise a dozen types here
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}): make it again") from error
 
 
 def add_trial(folder: Path, trial: Mapping[str, Any]) -> None:

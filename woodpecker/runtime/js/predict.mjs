@@ -8,7 +8,8 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-import { readFileSync, writeSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { Buffer } from "node:buffer";
 import process from "node:process";
 
 import { load } from "./woodpecker.mjs";
@@ -49,9 +50,11 @@ function printed(value, digits) {
 
 /** @param {string} path @param {string} method */
 async function main(path, method) {
-  const model = await load(readFileSync(path));
+  const model = await load(await readFile(path));
   const width = model.width(method);
-  const lines = readFileSync(0, "utf8").split("\n");
+  const parts = [];
+  for await (const part of process.stdin) parts.push(part);
+  const lines = Buffer.concat(parts).toString("utf8").split("\n");
   if (lines.at(-1) === "") lines.pop();
   const rows = new Float64Array(lines.length * model.nFeatures);
   for (const [i, line] of lines.entries()) {
@@ -68,8 +71,10 @@ async function main(path, method) {
   for (let i = 0; i < lines.length; i++) {
     out += `${Array.from(results.subarray(i * width, (i + 1) * width), text).join(",")}\n`;
   }
-  const data = new TextEncoder().encode(out);
-  for (let at = 0; at < data.length; ) at += writeSync(1, data.subarray(at));
+  await new Promise((done, failed) => {
+    process.stdout.on("error", failed);
+    process.stdout.write(out, done);
+  });
 }
 
 const [path, method = "raw"] = process.argv.slice(2);

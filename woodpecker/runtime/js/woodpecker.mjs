@@ -45,7 +45,7 @@ export class MemoryError extends Error {
 export async function load(source) {
   let instance;
   try {
-    const module = source instanceof WebAssembly.Module ? source : await WebAssembly.compile(source);
+    const module = kind(source) === "WebAssembly.Module" ? source : await WebAssembly.compile(source);
     instance = await WebAssembly.instantiate(module, {});
   } catch (error) {
     if (error instanceof RangeError) {
@@ -117,9 +117,10 @@ export class Model {
    * @throws {MemoryError} The module can't have that much memory.
    */
   predict(rows, method = "raw") {
-    const wide = rows instanceof Float64Array;
-    if (!wide && !(rows instanceof Float32Array)) {
-      throw new InputError(`rows must be a Float32Array or a Float64Array, row after row; found ${kind(rows)}`);
+    const given = kind(rows);
+    const wide = given === "Float64Array";
+    if (!wide && given !== "Float32Array") {
+      throw new InputError(`rows must be a Float32Array or a Float64Array, row after row; found ${given}`);
     }
     if (/** @type {any} */ (rows.buffer).detached) {
       throw new InputError("the rows' buffer was transferred to elsewhere, and holds nothing any more");
@@ -172,7 +173,7 @@ export class Model {
    */
   width(method) {
     const place = this.methods.indexOf(method);
-    if (place < 0) throw new InputError(`the model has no method ${String(method)}; it has ${this.methods.join(", ")}`);
+    if (place < 0) throw new InputError(`the model has no method ${typeof method === "string" ? method : kind(method)}; it has ${this.methods.join(", ")}`);
     return this.#widths[place];
   }
 
@@ -208,7 +209,9 @@ function decoded(bytes) {
   return new TextDecoder().decode(bytes);
 }
 
-/** @param {any} value */
+/** @param {any} value What it is, also where it comes from another window. */
 function kind(value) {
-  return value?.constructor?.name ?? String(value);
+  return ArrayBuffer.isView(value) || typeof value === "object"
+    ? Object.prototype.toString.call(value).slice(8, -1)
+    : typeof value;
 }
