@@ -19,7 +19,7 @@ from woodpecker.errors import ArtifactError, InputError, TargetError
 from woodpecker.forest import Method
 
 from .gallery import grown
-from .qemu_support import needs_zig
+from .qemu_support import FOLDER, emulator, needs_zig, on_qemu
 
 FILES = ["LICENSE", "README.md", "expected.csv", "libmodel.a", "model.so", "predict.c", "rows.csv", "woodpecker.h"]
 METHODS = {"predict": Method("label", "sigmoid"), "predict_proba": Method("proba", "sigmoid")}
@@ -116,6 +116,23 @@ def test_a_device_of_another_architecture(tmp_path):
     run(f"{zig} -O2 -DMODEL=bundled_model -o predict predict.c libmodel.a -lm -lpthread", folder)
     for threads in (1, 2):
         assert run(f"qemu-arm ./predict raw {threads} < rows.csv", folder) == (folder / "expected.csv").read_text()
+
+
+@pytest.mark.full
+@on_qemu
+def test_a_raspberry_pi(tmp_path):
+    """Both programs of the README, and the shared library loaded by `wp_model_load`, with the device's own glibc."""
+    folder = tmp_path / "device"
+    assert bundle.write(forest(), folder, target="aarch64") == FILES
+    commands = re.findall(r"^```sh\n(.*?)^```$", (folder / "README.md").read_text(), re.MULTILINE | re.DOTALL)[:2]
+    root = FOLDER / "root"
+    for command in commands:
+        build, program = command.splitlines()
+        run(build.replace("cc", f"'{sys.executable}' -m ziglang cc -target aarch64-linux-gnu.2.28", 1), folder)
+        there = program.replace("./predict", f"'{emulator('aarch64')}' -L '{root}' ./predict", 1)
+        for method in ("raw", "predict"):
+            assert run(there.replace(" raw ", f" {method} "), folder).count("\n") == bundle.ROWS
+        assert run(there, folder) == (folder / "expected.csv").read_text()
 
 
 class TestArtifacts:
