@@ -19,7 +19,7 @@ PORTABLE = "x86-64"
 """The short name of all X86_LEVELS in one artifact."""
 ARCHITECTURE_NAMES = ("aarch64", "armv7", "riscv64")
 """Short for the CPUs of an architecture under Linux with glibc, all of them."""
-WEBASSEMBLY = "wasm32"
+WASM32 = "wasm32"
 """Short for WebAssembly with 128-bit vectors, which Chrome, Firefox and Node.js have since 2021, Safari since 2023."""
 
 # LLVM's SLP vectoriser packs the interleaved scalar walks into vectors and slows them down by more than 2 times.
@@ -267,7 +267,7 @@ def _named(name: str) -> dict[str, Any]:
         return {"kind": "llvm", **elsewhere, "mcpu": name}
     if name in ARCHITECTURE_NAMES:
         return {"kind": "llvm", "mtriple": triple(Platform("linux", name, "gnu")), "mcpu": "generic"}
-    if name == WEBASSEMBLY:
+    if name == WASM32:
         return {"kind": "llvm", "mtriple": triple(Platform("wasi", name, "")), "mcpu": "generic"}
     if re.fullmatch(r"[a-z0-9_]+(-[a-z0-9_.]+){1,3}", name) and name.split("-")[0] in TRIPLES_BEGIN:
         return {"kind": "llvm", "mtriple": triple(of_triple(name, name)), "mcpu": "generic"}
@@ -283,7 +283,7 @@ def _named(name: str) -> dict[str, Any]:
     try:
         return {k: v for k, v in dict(import_tvm().target.Target(name).export()).items() if k not in ("tag", "keys")}
     except Exception as error:
-        known = ", ".join((*HOST_NAMES, *X86_LEVELS, PORTABLE, *ARCHITECTURE_NAMES, WEBASSEMBLY))
+        known = ", ".join((*HOST_NAMES, *X86_LEVELS, PORTABLE, *ARCHITECTURE_NAMES, WASM32))
         raise TargetError(
             f"unknown target {name!r}; known: {known}, a triple such as aarch64-linux-musl, a TVM target tag, "
             "dictionary or JSON"

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -109,7 +110,7 @@ def make(
 
 def _read_me(job: Job) -> str:
     """What to do with the folder, for whoever finds it on the device."""
-    name = job.folder.name
+    name = shlex.quote(job.folder.name)
     return f"""\
 Candidates of woodpecker {__version__} for {describe(job.forest)}.
 They are to be measured on {machine.needs([job.settings["resolved"]])}.
