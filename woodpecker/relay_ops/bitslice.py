@@ -73,21 +73,21 @@ class Speed:
         trees, masks: Factors of the estimates for the best vectors.
         leaf: ns for a tree and a row: a bit of the leaf number; a byte of a leaf value that is looked up; a value that
             is loaded. None: 512-bit vectors look up all.
-        narrow: What blocks of BLOCKS cost, as parts of what ROWS rows do: trees, and all else.
+        narrow: What blocks of BLOCKS cost, as parts of what ROWS rows do: trees; leaf numbers and values; masks.
     """
 
     trees: float
     masks: float
     leaf: tuple[float, float, float] | None
-    narrow: tuple[tuple[float, float], ...]
+    narrow: tuple[tuple[float, float, float], ...]
 
 
 SPEEDS = {
-    VBMI: Speed(1.0, 1.0, None, ((0.65, 0.35), (0.72, 0.58))),
-    WIDE: Speed(1.2, 1.2, (0.026, 0.0, 0.16), ((0.5, 0.32), (0.6, 0.55))),
-    AVX2: Speed(1.5, 1.3, (0.06, 0.04, 0.25), ((0.5, 0.27), (0.7, 0.55))),
-    NARROW: Speed(2.9, 1.4, (0.106, 0.04, 0.38), ((0.28, 0.26), (0.52, 0.51))),
-    NONE: Speed(9.0, 3.0, (0.3, 0.05, 1.0), ((0.26, 0.25), (0.51, 0.5))),
+    VBMI: Speed(1.0, 1.0, None, ((0.65, 0.2, 0.7), (0.7, 0.4, 0.95))),
+    WIDE: Speed(1.2, 1.2, (0.026, 0.0, 0.16), ((0.5, 0.25, 0.6), (0.6, 0.5, 0.9))),
+    AVX2: Speed(1.5, 1.3, (0.06, 0.04, 0.25), ((0.5, 0.26, 0.56), (0.75, 0.5, 0.77))),
+    NARROW: Speed(2.9, 1.4, (0.106, 0.04, 0.38), ((0.3, 0.26, 0.5), (0.52, 0.5, 0.68))),
+    NONE: Speed(9.0, 3.0, (0.3, 0.05, 1.0), ((0.26, 0.25, 0.4), (0.51, 0.5, 0.6))),
 }
 """Measured with code for x86-64-v4, -v3 and -v2, which instruction counts of 64-bit ARM agree with; without vectors,
 instruction counts of RISC-V."""
@@ -132,9 +132,9 @@ def cost(canonical: Canonical, rows: int, vectors: str, block_rows: int = ROWS) 
     masks += COMPARE_NS * int(counts[~cut.ranked].sum() + ranks.sum()) + per_set * _n_sets(canonical)
     if predicate_rows(canonical) * 64 > CACHE_BYTES:
         masks *= 1.5
-    trees_part, rest_part = dict(zip(BLOCKS, speed.narrow, strict=True)).get(block_rows, (1.0, 1.0))
-    rest = speed.masks * (masks + ROW_NS * ROWS) + canonical.forest.n_trees * _leaf_ns(canonical, speed)
-    block = speed.trees * trees * trees_part + rest * rest_part
+    of_trees, of_leaves, of_masks = dict(zip(BLOCKS, speed.narrow, strict=True)).get(block_rows, (1.0, 1.0, 1.0))
+    leaves = canonical.forest.n_trees * _leaf_ns(canonical, speed)
+    block = speed.trees * trees * of_trees + leaves * of_leaves + speed.masks * (masks + ROW_NS * ROWS) * of_masks
     return block / min(max(rows, 1), block_rows) + columns_ns(canonical, tiled=True)
 
 

@@ -68,7 +68,7 @@ def prepare(canonical: Canonical) -> Layout:
 RUN = 12
 """Columns of consecutive features, on average, from which on they are read as vectors where a row walks alone."""
 
-WHOLE_NS, TILED_NS = (0.3, 1.5), (0.2, 0.9)
+WHOLE_NS, TILED_NS = (0.3, 1.5), (0.2, 0.65)
 """Measured cost of a column value, per row, with at most FEW_COLUMNS and with more: in strategies that keep all columns
 of a block, and in those that make and use a tile of them at a time."""
 FEW_COLUMNS = 512
