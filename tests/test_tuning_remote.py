@@ -107,7 +107,7 @@ def test_a_job_goes_on_when_a_server_is_killed(tracker, forest, tmp_path):
                 os.killpg(first.pid, signal.SIGKILL)
 
         result = quick(forest, tmp_path, tracker, "board", trials=7, progress=kill)
-        assert [t["status"] for t in result.trials] == ["ok"] * 7
+        assert [t["status"] for t in result.trials] == ["ok"] * 7, [t.get("message") for t in result.trials]
         assert len({candidates.key(t["plan"]) for t in result.trials}) == 7
         until(lambda: remote.devices(tracker, "board") == 1)
     assert result.record.target.cores == 0

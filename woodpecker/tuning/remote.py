@@ -163,8 +163,8 @@ def _open(
     def clock(rows: int, starts: Sequence[int]) -> float:
         places = list(starts)[:: -(-len(starts) // PLACES)]
         number = -(-len(starts) // len(places))
-        evaluator = module.time_evaluator(SYMBOL, cpu, number=number, repeat=1)
-        with _or_lost():
+        with _or_lost():  # the evaluator, too, is made on the device
+            evaluator = module.time_evaluator(SYMBOL, cpu, number=number, repeat=1)
             seconds = [evaluator(*tensors, start, start + rows).mean for start in places]
         return float(np.mean(seconds)) * 1e9 * len(starts)
 
