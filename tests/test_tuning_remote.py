@@ -163,8 +163,8 @@ def test_an_aarch64_server(tracker, forest, tmp_path):
     serve = f"from woodpecker.tuning import remote; remote.serve({tracker!r}, 'arm', '127.0.0.1', {port}, {port + 3})"
     with running(serve, program=(PYTHON, "-c"), path=str(FOLDER / "tvm")):
         until(lambda: remote.devices(tracker, "arm"), 240.0)
-        result = quick(forest, tmp_path, tracker, "arm", trials=2, target="aarch64")
-    assert [t["status"] for t in result.trials] == ["ok"] * 2
+        result = quick(forest, tmp_path, tracker, "arm", trials=2, target="aarch64", timeout=180.0)
+    assert [t["status"] for t in result.trials] == ["ok"] * 2, [t.get("message") for t in result.trials]
     assert result.record.target.machine == "aarch64"
     model = wp.compile(forest, target="aarch64", tuning_logs=tmp_path / "logs")
     assert model.inspect()["tuning"]["from"] == "this model"
