@@ -96,7 +96,7 @@ def make(folder: Path) -> None:
     script = folder / "python"
     # Python takes what starts it (-0) for its own path, and so what it starts is emulated too.
     script.write_text(
-        f'#!/bin/sh\nexport PYTHONHOME="{folder}/root/usr" PYTHONPATH="$PYTHONPATH:{folder}/site"\n'
+        f'#!/bin/sh\nexport PYTHONHOME="{python.parents[1]}" PYTHONPATH="$PYTHONPATH:{folder}/site"\n'
         'export PYTHONDONTWRITEBYTECODE="${PYTHONDONTWRITEBYTECODE-1}"\n'
         f'exec "{folder}/bin/qemu-aarch64" -L "{folder}/root" -0 "{script}" "{python}" "$@"\n'
     )

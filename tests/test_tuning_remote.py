@@ -164,7 +164,9 @@ def test_an_aarch64_server(tracker, forest, tmp_path):
     with running(serve, program=(PYTHON, "-c"), path=str(FOLDER / "tvm")):
         until(lambda: remote.devices(tracker, "arm"), 240.0)
         result = quick(forest, tmp_path, tracker, "arm", trials=2, target="aarch64", timeout=180.0)
-    assert [t["status"] for t in result.trials] == ["ok"] * 2, [t.get("message") for t in result.trials]
+    # Emulation may make any candidate 16 times as slow as another one, but not wrong and not lost.
+    status = [t["status"] for t in result.trials]
+    assert status[0] == "ok" and set(status) <= {"ok", "slow"}, [t.get("message") for t in result.trials]
     assert result.record.target.machine == "aarch64"
     model = wp.compile(forest, target="aarch64", tuning_logs=tmp_path / "logs")
     assert model.inspect()["tuning"]["from"] == "this model"

@@ -15,7 +15,7 @@ from ..contestants import PEER, WOODPECKER, Contestant, own_model, woodpecker
 from ..driver import Failed
 from ..report import ABSENT, number, seconds, table
 from ..report import times as factor
-from ..run import contest, say
+from ..run import Run, contest, say
 from ..shapes import Info, Shape, open_pool, pool_rows
 from ..state import State
 from ..stats import geometric_mean, median, ratio
@@ -78,7 +78,8 @@ def measure(cell: Cell, settings: Settings, output: Path, contestants: Mapping[s
     shutil.rmtree(place / "artifacts" / cell.shape.name, ignore_errors=True)  # of a record before this one
     with tempfile.TemporaryDirectory(dir=place) as scratch:
         builds = State(Path(scratch) / "builds.jsonl", {})
-        with contest(cell.shape, given, limits, place, builds, lambda *_: trained, say) as (info, running, library):
+        run = Run(given, limits, place, builds, lambda *_: trained, say)
+        with contest(cell.shape, run) as (info, running, library):
             answers, rows = place / "answers", max(suite.checked_rows(batch) for batch in limits.batches)
             wanted = suite.wanted_answers(library, running, info, rows, answers)
             batches, wrong, previous = {}, [], dict[str, float]()

@@ -152,20 +152,20 @@ def _open(
     tensors = (given[0], there, given[1], given[2])
     function = module[SYMBOL]
 
+    @_or_lost()
     def compute(calls: Sequence[tuple[int, int]]) -> np.ndarray:
-        with _or_lost():
-            there.copyfrom(measure.unwritten(out))
-            for begin, end in calls:
-                function(*tensors, begin, end)
-            found: np.ndarray = there.numpy()
-            return found
+        there.copyfrom(measure.unwritten(out))
+        for begin, end in calls:
+            function(*tensors, begin, end)
+        found: np.ndarray = there.numpy()
+        return found
 
+    @_or_lost()
     def clock(rows: int, starts: Sequence[int]) -> float:
         places = list(starts)[:: -(-len(starts) // PLACES)]
         number = -(-len(starts) // len(places))
-        with _or_lost():  # the evaluator, too, is made on the device
-            evaluator = module.time_evaluator(SYMBOL, cpu, number=number, repeat=1)
-            seconds = [evaluator(*tensors, start, start + rows).mean for start in places]
+        evaluator = module.time_evaluator(SYMBOL, cpu, number=number, repeat=1)
+        seconds = [evaluator(*tensors, start, start + rows).mean for start in places]
         return float(np.mean(seconds)) * 1e9 * len(starts)
 
     return compute, clock
