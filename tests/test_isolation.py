@@ -18,6 +18,7 @@ import woodpecker as wp
 from woodpecker import reference
 
 from .gallery import FORESTS, rows
+from .support import SHORT
 
 ROOT = Path(wp.__file__).parent.parent
 COMPILER = ["tvm", "woodpecker.compiler", "woodpecker.build", "woodpecker.frontend", "woodpecker.relay_ops"]
@@ -157,6 +158,7 @@ def test_import_time(folder):
 
 @pytest.mark.full
 @pytest.mark.skipif(shutil.which("uv") is None and find_spec("pip") is None, reason="needs uv or pip")
+@pytest.mark.skipif(SHORT, reason="the short form goes with .ci/run, which installs the wheel by itself")
 def test_the_wheel_in_an_environment_of_its_own(folder, tmp_path):
     """Only numpy, apache-tvm-ffi and the wheel: an artifact runs, and nothing else can be imported."""
     wheels = tmp_path / "wheels"
