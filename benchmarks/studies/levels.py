@@ -20,7 +20,7 @@ from ..shapes import Info, Pool, Shape, open_pool, pool_rows
 from ..stats import median
 from ..worker import Reply
 from .generate import balanced_rows, forest
-from .runner import Cell, Settings
+from .runner import Cell, Settings, with_notes
 from .timing import library_check, reference_check, take_turns
 
 LEVELS = ("x86-64-v2", "x86-64-v3", "x86-64-v4", "llvm")
@@ -158,8 +158,8 @@ def _costs(model: Any, path: Path, limits: Settings) -> Reply:
 def render(results: Mapping[str, Any]) -> list[str]:
     """ns/row of each strategy on each level, and what levels cost."""
     done = results["cells"]
-    timed = [one["ns_per_row"] for cell in done.values() for one in cell.get("batches", {}).values()]
-    names = list(dict.fromkeys(name for times in timed for name in times))
+    figures = [one["ns_per_row"] for cell in done.values() for one in cell.get("batches", {}).values()]
+    names = list(dict.fromkeys(name for times in figures for name in times))
     rows, costs, notes = [], [], []
     for key, cell in done.items():
         about = cell["about"]
@@ -182,4 +182,4 @@ def render(results: Mapping[str, Any]) -> list[str]:
         "",
         *table(("model", "target", "compile", "save", "artifact", "load"), costs),
     ]
-    return [*lines, *([""] if notes else []), *notes]
+    return with_notes(lines, notes)

@@ -14,7 +14,7 @@ from ..stats import median, ratio
 from ..worker import Reply
 from .generate import balanced_rows, both_ways, forest, with_categories
 from .routing import CHECKED, POOL
-from .runner import Cell, Settings
+from .runner import Cell, Settings, timed, with_notes
 from .timing import reference_check, take_turns
 
 STRIPPED = "stripped"
@@ -57,11 +57,9 @@ def measure(output: str, settings: dict[str, Any], made: dict[str, Any]) -> Repl
 
 def render(results: Mapping[str, Any]) -> list[str]:
     """ns/row of each kind, and what it takes beside the stripped one."""
-    rows, notes = [], []
-    for key, cell in results["cells"].items():
-        if "batches" not in cell:
-            notes.append(f"- {key}: {cell['status']}: {cell['reason']}")
-            continue
+    rows = []
+    done, notes = timed(results["cells"])
+    for key, cell in done.items():
         for batch, times in cell["batches"].items():
             stripped = times[STRIPPED]
             more = (f"{(ratio(times[kind], stripped) or 0):.2f}x" for kind in KINDS if kind != STRIPPED)
@@ -73,4 +71,4 @@ def render(results: Mapping[str, Any]) -> list[str]:
         "",
         *table(("forest", "rows", *KINDS, *heads), rows),
     ]
-    return [*lines, *([""] if notes else []), *notes]
+    return with_notes(lines, notes)

@@ -12,6 +12,7 @@ from woodpecker.errors import MissingExtraError
 from ..report import rows_a_call
 from ..stats import median, summarise
 from . import latency, levels, missing, regret, scaling, threads, tuning
+from .runner import timed
 
 Figure = Any
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#000000")
@@ -90,7 +91,7 @@ def _tall(pyplot: Any, rows: int, columns: int = 1) -> tuple[Figure, Any]:
 
 
 def _regret(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
-    cells = {key: cell for key, cell in results["cells"].items() if "batches" in cell}
+    cells, _ = timed(results["cells"])
     if not cells:
         return {}
     series: dict[str, list[float | None]] = {}
@@ -106,7 +107,7 @@ def _regret(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
 
 
 def _latency(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
-    cells = {key: cell for key, cell in results["cells"].items() if "contestants" in cell}
+    cells, _ = timed(results["cells"], "contestants")
     figures = {}
     for key, cell in cells.items():
         good = {name: one for name, one in cell["contestants"].items() if one["status"] == "ok"}
@@ -135,7 +136,7 @@ def _latency(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
 
 
 def _threads(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
-    cells = {key: cell for key, cell in results["cells"].items() if "batches" in cell}
+    cells, _ = timed(results["cells"])
     if not cells:
         return {}
     batches = results["settings"]["batches"]
@@ -161,8 +162,9 @@ def _threads(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
 
 def _scaling(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
     figures = {}
+    cells, _ = timed(results["cells"])
     for axis in scaling.AXES:
-        found = {k: c for k, c in results["cells"].items() if k.partition("/")[0] == axis and "batches" in c}
+        found = {key: cell for key, cell in cells.items() if key.partition("/")[0] == axis}
         if not found:
             continue
         if axis == "batch":
@@ -224,9 +226,7 @@ def _batches(pyplot: Any, title: str, rows: int, panels: Mapping[str, Panel]) ->
 
 def _routing(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
     figures = {}
-    for key, cell in results["cells"].items():
-        if "batches" not in cell:
-            continue
+    for key, cell in timed(results["cells"])[0].items():
         panels: dict[str, Panel] = {}
         for batch, kinds in cell["batches"].items():
             names = list(kinds["balanced"])
@@ -237,7 +237,7 @@ def _routing(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
 
 
 def _missing(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
-    cells = {key: cell for key, cell in results["cells"].items() if "batches" in cell}
+    cells, _ = timed(results["cells"])
     if not cells:
         return {}
     panels: dict[str, Panel] = {}
@@ -249,9 +249,9 @@ def _missing(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
 
 def _levels(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
     figures = {}
-    timed = [cell for cell in results["cells"].values() if "batches" in cell]
-    for model in dict.fromkeys(cell["about"]["model"] for cell in timed):
-        found = {c["about"]["strategy"]: c["batches"] for c in timed if c["about"]["model"] == model}
+    cells = timed(results["cells"])[0].values()
+    for model in dict.fromkeys(cell["about"]["model"] for cell in cells):
+        found = {c["about"]["strategy"]: c["batches"] for c in cells if c["about"]["model"] == model}
         panels: dict[str, Panel] = {}
         for batch in dict.fromkeys(batch for one in found.values() for batch in one):
             taken = {name: one[batch]["ns_per_row"] for name, one in found.items() if batch in one}
@@ -263,7 +263,7 @@ def _levels(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
 
 
 def _tuning(pyplot: Any, results: Mapping[str, Any]) -> dict[str, Figure]:
-    cells = {key: cell for key, cell in results["cells"].items() if "tuning" in cell}
+    cells, _ = timed(results["cells"], "tuning")
     if not cells:
         return {}
     batches = results["settings"]["batches"]

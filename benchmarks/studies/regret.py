@@ -10,7 +10,7 @@ from ..report import number, table
 from ..shapes import Info, Shape, open_pool, pool_rows
 from ..stats import median, ratio
 from ..worker import Reply
-from .runner import Cell, Settings
+from .runner import Cell, Settings, timed
 from .timing import compile_all, library_check, strategy_names, take_turns
 
 BATCHES = (1, 64, 1024)
@@ -71,11 +71,9 @@ def serving(plan: Sequence[Mapping[str, Any]], batch: int) -> str:
 
 def render(results: Mapping[str, Any]) -> list[str]:
     """Per model and batch size: `auto`, the best strategy, regret; then the worst, and who was left out."""
-    rows, notes, found, noise = [], [], [], [0.0]
-    for key, cell in results["cells"].items():
-        if "batches" not in cell:
-            notes.append(f"- {key}: {cell['status']}: {cell['reason']}")
-            continue
+    rows, found, noise = [], [], [0.0]
+    done, notes = timed(results["cells"])
+    for key, cell in done.items():
         strategies = cell["strategies"]
         for batch, one in cell["batches"].items():
             times = one["ns_per_row"]

@@ -11,7 +11,7 @@ from ..shapes import Pool
 from ..stats import median, ratio
 from ..worker import Reply
 from .generate import balanced_rows, forest, skewed_rows
-from .runner import Cell, Settings
+from .runner import Cell, Settings, timed, with_notes
 from .timing import compile_all, reference_check, strategy_names, take_turns
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -58,11 +58,9 @@ def measure(output: str, settings: dict[str, Any], made: dict[str, Any]) -> Repl
 
 def render(results: Mapping[str, Any]) -> list[str]:
     """ns/row of each strategy on both kinds of rows."""
-    rows, notes = [], []
-    for key, cell in results["cells"].items():
-        if "batches" not in cell:
-            notes.append(f"- {key}: {cell['status']}: {cell['reason']}")
-            continue
+    rows = []
+    done, notes = timed(results["cells"])
+    for key, cell in done.items():
         for batch, kinds in cell["batches"].items():
             for name, even in kinds["balanced"].items():
                 skewed = kinds["skewed"].get(name)
@@ -89,4 +87,4 @@ def render(results: Mapping[str, Any]) -> list[str]:
         "",
         *table(("forest", "rows", "strategy", "balanced", "skewed", "balanced over skewed"), rows),
     ]
-    return [*lines, *([""] if notes else []), *notes]
+    return with_notes(lines, notes)

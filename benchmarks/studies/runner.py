@@ -184,3 +184,14 @@ def failures(results: Mapping[str, Any]) -> list[str]:
         for key, record in results["cells"].items()
         if record["status"] in ("failed", "wrong")
     ]
+
+
+def timed(cells: Mapping[str, Any], figures: str = "batches") -> tuple[dict[str, Any], list[str]]:
+    """The cells that have ``figures``, and a note of each other one that says why it has none."""
+    done = {key: cell for key, cell in cells.items() if figures in cell}
+    return done, [f"- {key}: {c['status']}: {c['reason']}" for key, c in cells.items() if key not in done]
+
+
+def with_notes(lines: Sequence[str], notes: Sequence[str]) -> list[str]:
+    """A report with its notes below, if there are any."""
+    return [*lines, *([""] if notes else []), *notes]

@@ -18,7 +18,7 @@ from ..shapes import MAX_POOL_BYTES, Pool
 from ..stats import median
 from ..worker import Reply, memory
 from .generate import balanced_rows, forest
-from .runner import Cell, Settings
+from .runner import Cell, Settings, timed
 from .timing import reference_check, take_turns
 
 BASE = {"trees": 100, "leaves": 64, "features": 28}
@@ -104,8 +104,8 @@ def render(results: Mapping[str, Any]) -> list[str]:
     notes = []
     for axis in AXES:
         found = {key: cell for key, cell in results["cells"].items() if key.partition("/")[0] == axis}
-        notes += [f"- {key}: {c['status']}: {c['reason']}" for key, c in found.items() if "batches" not in c]
-        found = {key: cell for key, cell in found.items() if "batches" in cell}
+        found, others = timed(found)
+        notes += others
         if not found:
             continue
         if axis == "batch":

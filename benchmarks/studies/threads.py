@@ -15,7 +15,7 @@ from ..report import ABSENT, number, table
 from ..shapes import Info, Shape, open_pool, pool_rows
 from ..stats import median, ratio
 from ..worker import Reply, time_calls
-from .runner import Cell, Settings
+from .runner import Cell, Settings, timed, with_notes
 from .timing import library_check, take_turns
 
 BATCHES = (1024, 10_000, 100_000)
@@ -78,13 +78,12 @@ def speed_up(times: Mapping[str, list[float]], n: str) -> float | None:
 
 def render(results: Mapping[str, Any]) -> list[str]:
     """ns/row on one thread, and how many times faster more of them are."""
-    rows, notes = [], []
-    timed = [one["ns_per_row"] for cell in results["cells"].values() for one in cell.get("batches", {}).values()]
-    counts = sorted({n for times in timed for n in times}, key=int)
-    for key, cell in results["cells"].items():
-        if "batches" not in cell:
-            notes.append(f"- {key}: {cell['status']}: {cell['reason']}")
-            continue
+    rows = []
+    done, notes = timed(results["cells"])
+    counts = sorted(
+        {n for cell in done.values() for one in cell["batches"].values() for n in one["ns_per_row"]}, key=int
+    )
+    for key, cell in done.items():
         for batch, one in cell["batches"].items():
             times = one["ns_per_row"]
             ups = [speed_up(times, n) for n in counts if n != "1"]
@@ -98,4 +97,4 @@ def render(results: Mapping[str, Any]) -> list[str]:
         "threads, others had them, and the speed-up tells of the machine's load."
     )
     lines = [about, "", *table(head, rows)]
-    return [*lines, *([""] if notes else []), *notes]
+    return with_notes(lines, notes)

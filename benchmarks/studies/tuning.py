@@ -19,7 +19,7 @@ from ..run import Run, contest, say
 from ..shapes import Info, Shape, open_pool, pool_rows
 from ..state import State
 from ..stats import geometric_mean, median, ratio
-from .runner import Cell, Settings, train
+from .runner import Cell, Settings, timed, train
 
 BATCHES = (1, 64, 1024, 100_000)
 PEERS = ("library", "onedal", "onnxruntime", "lleaves")
@@ -135,12 +135,10 @@ def gain(cell: Mapping[str, Any], batch: str) -> float | None:
 
 def render(results: Mapping[str, Any]) -> list[str]:
     """Per model and batch size: default, tuned, best peer; then what tuning took and what it chose."""
-    rows, jobs, plans, notes = [], [], [], []
+    rows, jobs, plans = [], [], []
     gains: dict[str, list[float]] = {}
-    for key, cell in results["cells"].items():
-        if "tuning" not in cell:
-            notes.append(f"- {key}: {cell['status']}: {cell['reason']}")
-            continue
+    done, notes = timed(results["cells"], "tuning")
+    for key, cell in done.items():
         tuned = cell["tuning"]
         record = tuned["record"]
         jobs.append(
