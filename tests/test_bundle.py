@@ -16,31 +16,19 @@ import pytest
 import woodpecker as wp
 from woodpecker import bundle
 from woodpecker.errors import ArtifactError, InputError, TargetError
-from woodpecker.forest import Method
 
-from .gallery import grown
+from .bundle_support import classifier, run
 from .qemu_support import FOLDER, emulator, needs_zig, on_qemu
 
 FILES = ["LICENSE", "README.md", "expected.csv", "libmodel.a", "model.so", "predict.c", "rows.csv", "woodpecker.h"]
-METHODS = {"predict": Method("label", "sigmoid"), "predict_proba": Method("proba", "sigmoid")}
-
-
-def forest(dtype=np.float64):
-    return grown(31, 8, 4, dtype=dtype, base_score=0.5, methods=METHODS, classes=(np.array(["no", "yes"]),))
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bundle") / "device"
-    names = bundle.write(forest(), folder, strategy="tree_traversal")
+    names = bundle.write(classifier(), folder, strategy="tree_traversal")
     assert names == FILES == sorted(p.name for p in folder.iterdir())
     return folder
-
-
-def run(command: str, folder: Path) -> str:
-    done = subprocess.run(["sh", "-ec", command], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_the_commands_of_its_readme_run(made, tmp_path):
@@ -90,7 +78,7 @@ def test_the_program_says_what_is_wrong(made, tmp_path):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_example_in_rust(dtype, tmp_path):
     folder = tmp_path / "device"
-    bundle.write(forest(dtype), folder, strategy="tree_traversal")
+    bundle.write(classifier(dtype), folder, strategy="tree_traversal")
     source = Path(__file__).parents[1] / "examples" / "rust" / "predict.rs"
     run(f"rustc -O -D warnings --edition 2021 -o predict '{source}'", folder)
     for threads in (1, 2):
@@ -110,7 +98,7 @@ def test_the_example_in_rust(dtype, tmp_path):
 @pytest.mark.skipif(not shutil.which("qemu-arm"), reason="there is no qemu-arm")
 def test_a_device_of_another_architecture(tmp_path):
     folder = tmp_path / "device"
-    assert bundle.write(forest(), folder, target="armv7-linux-musleabihf", strategy="tree_traversal") == FILES
+    assert bundle.write(classifier(), folder, target="armv7-linux-musleabihf", strategy="tree_traversal") == FILES
     assert "armv7 on Linux with musl" in (folder / "README.md").read_text()
     zig = f"'{sys.executable}' -m ziglang cc -target arm-linux-musleabihf -mcpu=generic+v7a+vfp3d16 -static"
     run(f"{zig} -O2 -DMODEL=bundled_model -o predict predict.c libmodel.a -lm -lpthread", folder)
@@ -123,7 +111,7 @@ def test_a_device_of_another_architecture(tmp_path):
 def test_a_raspberry_pi(tmp_path):
     """Both programs of the README, and the shared library loaded by `wp_model_load`, with the device's own glibc."""
     folder = tmp_path / "device"
-    assert bundle.write(forest(), folder, target="aarch64") == FILES
+    assert bundle.write(classifier(), folder, target="aarch64") == FILES
     commands = re.findall(r"^```sh\n(.*?)^```$", (folder / "README.md").read_text(), re.MULTILINE | re.DOTALL)[:2]
     root = FOLDER / "root"
     for command in commands:
@@ -193,12 +181,12 @@ class TestRefused:
     def test_failing_compiler_leaves_nothing(self, tmp_path, monkeypatch):
         monkeypatch.setenv("CC", "false")
         with pytest.raises(TargetError, match="the C compiler failed"):
-            bundle.write(forest(), tmp_path / "device", strategy="tree_traversal")
+            bundle.write(classifier(), tmp_path / "device", strategy="tree_traversal")
         assert self.left(tmp_path) == []
 
     def test_unknown_targets(self, tmp_path):
         with pytest.raises(TargetError, match="pdp-11"):
-            bundle.write(forest(), tmp_path / "device", target="pdp-11")
+            bundle.write(classifier(), tmp_path / "device", target="pdp-11")
         assert self.left(tmp_path) == []
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

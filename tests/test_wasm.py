@@ -15,12 +15,12 @@ import pytest
 import woodpecker as wp
 from woodpecker import bundle, reference
 from woodpecker.errors import ArtifactError, InputError, TargetError
-from woodpecker.forest import Forest, Method
 from woodpecker.nested import from_nested
 from woodpecker.predicates import canonicalise
 from woodpecker.runtime.loader import read_header
 from woodpecker.targets import resolve
 
+from .bundle_support import classifier, run
 from .gallery import ALONE, FORESTS, compiled, fitting, grown, leaf, rows, split
 from .qemu_support import needs_zig
 from .support import assert_bits_equal
@@ -41,12 +41,7 @@ FEW = (
 )
 SIZES = (0, 7, 600)
 WALK = {"strategy": "tree_traversal", **ALONE["tree_traversal"]}
-METHODS = {"predict": Method("label", "sigmoid"), "predict_proba": Method("proba", "sigmoid")}
 SCALAR = {"kind": "llvm", "mtriple": "wasm32-wasi", "mattr": ["-simd128"]}
-
-
-def classifier() -> Forest:
-    return grown(31, 8, 4, base_score=0.5, methods=METHODS, classes=(np.array(["no", "yes"]),))
 
 
 @pytest.fixture(scope="module", name="module")
@@ -76,12 +71,6 @@ def check(engine: str, folder: Path, pairs: list[tuple[str, str]], sizes: tuple[
         want[key, "apply"] = reference.apply(forest, values).astype(np.int32).tobytes()
     for call, got in zip(calls, results(engine, folder, calls, X), strict=True):
         assert got == want[call[2], call[1]], call
-
-
-def run(command: str, folder: Path) -> str:
-    done = subprocess.run(["sh", "-ec", command], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module", name="shared")
