@@ -79,7 +79,7 @@ for (const at of [start + 17, start + 30, start + 50, start + 100, start + 200, 
 }
 const gone = new Float32Array(10);
 structuredClone(gone.buffer, { transfer: [gone.buffer] });
-if (gone.buffer.detached) assert.throws(() => model.predict(gone), { name: "InputError", message: /transferred/ });
+assert.throws(() => model.predict(gone), { name: "InputError", message: /transferred/ });
 const empty = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0);
 await assert.rejects(load(empty), { name: "ArtifactError", message: /holds no woodpecker model/ });
 await assert.rejects(load(await WebAssembly.compile(empty)), ArtifactError);

@@ -122,7 +122,7 @@ export class Model {
     if (!wide && given !== "Float32Array") {
       throw new InputError(`rows must be a Float32Array or a Float64Array, row after row; found ${given}`);
     }
-    if (/** @type {any} */ (rows.buffer).detached) {
+    if (detached(rows.buffer)) {
       throw new InputError("the rows' buffer was transferred to elsewhere, and holds nothing any more");
     }
     if (rows.length % this.nFeatures) {
@@ -207,6 +207,16 @@ export class Model {
 /** @param {Uint8Array} bytes */
 function decoded(bytes) {
   return new TextDecoder().decode(bytes);
+}
+
+/** @param {ArrayBufferLike} buffer Whether it was transferred; Node.js 20 has no `buffer.detached` to say so. */
+function detached(buffer) {
+  try {
+    new Uint8Array(buffer, 0, 0);
+    return false;
+  } catch {
+    return true;
+  }
 }
 
 /** @param {any} value What it is, also where it comes from another window. */
