@@ -18,7 +18,7 @@ from woodpecker.cli import main
 from woodpecker.errors import ArtifactError, InputError, MissingExtraError, TargetError
 from woodpecker.predicates import canonicalise
 from woodpecker.relay_ops.plan import plan_of
-from woodpecker.runtime import candidates, machine
+from woodpecker.runtime import candidates, machine, on_device
 from woodpecker.runtime.files import append_line
 from woodpecker.targets import resolve
 from woodpecker.tuning import candidate, halves, offline, records, space, store
@@ -136,7 +136,7 @@ def test_a_folder_that_was_copied_in_part_is_not_measured(folder, name):
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     with pytest.raises(InputError, match=r"cut short or of another build: copy all of that folder again"):
-        candidates.measure_all(folder)
+        on_device.measure_all(folder)
     assert not (folder / candidates.TRIALS).exists()
 
 
@@ -148,12 +148,12 @@ def test_measuring_finds_wrong_crashing_and_hanging_candidates(folder, tmp_path)
     listed = candidates.read_list(folder)
     (folder / listed["candidates"][1]["code"]).write_bytes(b"no library")
     seal(folder)
-    assert [t["status"] for t in candidates.measure_all(folder)] == ["wrong", "crashed", "wrong", "wrong"]
+    assert [t["status"] for t in on_device.measure_all(folder)] == ["wrong", "crashed", "wrong", "wrong"]
     assert json.loads((folder / candidates.PAIRED).read_text())["plans"] == []
     with pytest.raises(InputError, match=r"the default plan was not measured, .* it ended as wrong: .* scores differ"):
         halves.take(folder, tuning_logs=tmp_path / "logs")
     (folder / candidates.TRIALS).unlink()
-    assert {t["status"] for t in candidates.measure_all(folder, timeout=0.05)} == {"timeout"}
+    assert {t["status"] for t in on_device.measure_all(folder, timeout=0.05)} == {"timeout"}
 
 
 def test_a_candidate_that_turns_out_wrong_in_the_paired_run_is_never_chosen(folder, tmp_path, monkeypatch):
@@ -168,8 +168,8 @@ def test_a_candidate_that_turns_out_wrong_in_the_paired_run_is_never_chosen(fold
             return {"status": "wrong", "message": "it varies", "place": indices.index(3)}
         return {"status": "ok", "times": [{b: [10.0 - i] * 15 for b in ("1", "64")} for i in indices]}
 
-    monkeypatch.setattr(candidates, "_apart", apart)
-    trials = candidates.measure_all(folder)
+    monkeypatch.setattr(on_device, "_apart", apart)
+    trials = on_device.measure_all(folder)
     assert asked == [[0], [1], [2], [3], [0, 3, 2, 1], [0, 2, 1]]
     monkeypatch.setattr(machine, "runs", lambda target: False)  # as at home, where what the device has found must do
     plans = [c["plan"] for c in candidates.read_list(folder)["candidates"]]
@@ -188,11 +188,11 @@ def test_a_python_that_does_not_answer(folder, tmp_path, monkeypatch):
     silent.write_text("#!/bin/sh\nexit 0\n")
     silent.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(silent))
-    assert [t["status"] for t in candidates.measure_all(folder)] == ["crashed"] * 4
+    assert [t["status"] for t in on_device.measure_all(folder)] == ["crashed"] * 4
     (folder / candidates.TRIALS).unlink()
     silent.write_bytes(b"\x7fELF")
     with pytest.raises(TargetError, match=r"can't be started: .*python"):
-        candidates.measure_all(folder)
+        on_device.measure_all(folder)
     assert not (folder / candidates.TRIALS).exists()
 
 
@@ -205,27 +205,27 @@ def test_an_interrupted_command_goes_on(folder, monkeypatch, capsys):
             raise result
         return result
 
-    monkeypatch.setattr(candidates, "_apart", apart)
-    assert candidates.main([str(folder)]) == 130
+    monkeypatch.setattr(on_device, "_apart", apart)
+    assert on_device.main([str(folder)]) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert len(candidates.read_trials(folder)) == 1
     assert not (folder / candidates.PAIRED).exists()
-    assert candidates.main([str(folder)]) == 0
+    assert on_device.main([str(folder)]) == 0
     assert len(candidates.read_trials(folder)) == 4
 
 
 def test_a_folder_is_measured_by_one_process_and_its_files_are_no_modules(folder):
     with candidates.locked(folder), pytest.raises(InputError, match="another tuning job is running"):
-        candidates.measure_all(folder)
+        on_device.measure_all(folder)
     for wrong in ("5", None, float("nan"), -1.0):
         with pytest.raises(InputError, match="timeout must be positive"):
-            candidates.measure_all(folder, timeout=wrong)
+            on_device.measure_all(folder, timeout=wrong)
     assert not (folder / candidates.TRIALS).exists()
     (folder / "json.py").write_text("raise SystemExit('this is no module')")
     listed = json.loads((folder / candidates.LIST).read_text())
     default = [c for c in listed["candidates"] if c["plan"] == listed["default"]]
     (folder / candidates.LIST).write_text(json.dumps({**listed, "candidates": default}))
-    assert [t["status"] for t in candidates.measure_all(folder)] == ["ok"]
+    assert [t["status"] for t in on_device.measure_all(folder)] == ["ok"]
 
 
 @pytest.mark.full
@@ -258,7 +258,7 @@ def test_folders_that_cannot_be_measured(folder, made, tmp_path, capsys):
     ):
         (folder / candidates.LIST).write_text(json.dumps({**listed, **change}))
         with pytest.raises(error, match=message):
-            candidates.measure_all(folder)
+            on_device.measure_all(folder)
     (folder / candidates.LIST).write_text("{")
     for wrong, message in ((tmp_path, "holds no candidates"), (folder, "is damaged")):
         assert main(["measure", str(wrong)]) == 2
@@ -266,10 +266,10 @@ def test_folders_that_cannot_be_measured(folder, made, tmp_path, capsys):
     (folder / candidates.LIST).write_text(json.dumps(listed))
     (folder / candidates.ROWS).unlink()
     with pytest.raises(InputError, match=r"lacks rows.npy: copy all of the folder"):
-        candidates.measure_all(folder)
+        on_device.measure_all(folder)
     (folder / listed["candidates"][2]["code"]).unlink()
     with pytest.raises(InputError, match=r"lacks 0002.so and 1 other files"):
-        candidates.measure_all(folder)
+        on_device.measure_all(folder)
 
 
 def test_results_that_cannot_be_taken(folder, tmp_path):
@@ -311,7 +311,7 @@ def test_results_that_cannot_be_taken(folder, tmp_path):
         (folder / name).write_text(kept)
     (folder / candidates.TRIALS).write_text(whole.replace(listed["job"], "another"))
     with pytest.raises(InputError, match="of another build"):
-        candidates.measure_all(folder)
+        on_device.measure_all(folder)
     (folder / candidates.TRIALS).write_text(whole)
     task = json.loads((folder / "task.json").read_text())
     (folder / "task.json").write_text(json.dumps({**task, "seed": 1}))
@@ -347,7 +347,11 @@ def test_what_candidates_cannot_be_made_for(forest, tmp_path, monkeypatch):
 
     def run(self, next_job, workers=1):
         asked = next_job()
-        yield asked, {"status": "ok"} if asked["do"] == "prepare" else {"status": "refused", "message": "no such code"}
+        if asked["do"] == "prepare":
+            (tmp_path / "c" / candidates.WANTED).touch()
+            yield asked, {"status": "ok"}
+        else:
+            yield asked, {"status": "refused", "message": "no such code"}
 
     monkeypatch.setattr(Pool, "run", run)
     with pytest.raises(TargetError, match="the default plan can't be made for 'llvm': no such code"):
@@ -365,7 +369,7 @@ def test_a_record_for_another_cpu(forest, tmp_path):
     assert "measured on aarch64 on Linux with glibc, any CPU." in text
     assert "woodpecker measure c\n" in text and "woodpecker tune --import c\n" in text
     with pytest.raises(ArtifactError, match=r"c are for aarch64 on Linux with glibc; this is .*tune MODEL --build DIR"):
-        candidates.measure_all(folder)
+        on_device.measure_all(folder)
     assert not (folder / candidates.TRIALS).exists()
     pretend(folder, 30.0, 10.0)
     result = halves.take(folder, tuning_logs=tmp_path / "logs")
@@ -388,7 +392,7 @@ def test_candidates_for_aarch64_are_measured_there(forest, tmp_path):
     folder, logs = tmp_path / "c", tmp_path / "logs"
     assert halves.make(forest, folder, trials=3, batches=BATCHES, target="aarch64") == 3
     spoil(folder, 1, forest, "aarch64")
-    out = python("-m", "woodpecker.runtime.candidates", folder)
+    out = python("-m", "woodpecker.runtime.on_device", folder)
     assert "3 candidates measured" in out
     trials = candidates.read_trials(folder)
     assert [t["status"] for t in trials] == ["ok", "wrong", "ok"]

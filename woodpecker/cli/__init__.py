@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         given = sys.argv[1:] if arguments is None else list(arguments)
         if given[:1] == ["measure"]:  # runs on devices that have the runtime alone
-            from ..runtime.candidates import main as measure
+            from ..runtime.on_device import main as measure
 
             return measure(given[1:])
         # Also with --help: without the parser there is nothing else to say.

@@ -26,13 +26,13 @@ def main(
       woodpecker measure candidates
       woodpecker measure candidates --timeout 10
     """
-    from ..runtime import candidates
+    from ..runtime import candidates, on_device
 
     listed = candidates.read_list(folder)
     done = {candidates.key(trial["plan"]) for trial in candidates.results(folder, listed)}
     left = sum(candidates.key(c["plan"]) not in done for c in listed["candidates"])
     with progress("measuring", left) as advance:
-        trials = candidates.measure_all(folder, timeout=timeout, progress=lambda _: advance(1))
+        trials = on_device.measure_all(folder, timeout=timeout, progress=lambda _: advance(1))
     if not quiet:
         failed = sum(trial["status"] != "ok" for trial in trials)
         typer.echo(f"{folder}: {len(trials)} candidates measured, {failed} of them not to the end")

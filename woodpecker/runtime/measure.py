@@ -6,6 +6,9 @@ are compared, alternate, so that a slow moment of the machine hits all of them.
 
 from __future__ import annotations
 
+import ctypes
+import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import numpy as np
 import tvm_ffi
 
+from ..errors import InputError
 from .format import aligned
 
 Run = Callable[[int, int], None]
@@ -26,6 +30,7 @@ Compute = Callable[[Sequence[tuple[int, int]]], np.ndarray]
 Times = dict[int, list[float]]
 """Rows per call -> samples, in ns per row."""
 
+MAX_SECONDS = 1e6
 MAX_CALLS = 2000
 HOPELESS = 4.0
 """A candidate that is this many times slower than the best one at a batch size is timed there once."""
@@ -185,3 +190,21 @@ def too_slow(clock: Clock, n: int, batches: Sequence[int], best: Mapping[int, fl
 def medians(times: Times) -> dict[str, float]:
     """Rows per call -> median, as JSON wants its keys."""
     return {str(batch): round(float(np.median(samples)), 3) for batch, samples in times.items()}
+
+
+def check_positive(name: str, value: Any, most: float, unit: str) -> None:
+    """Refuse what is no amount.
+
+    Raises:
+        InputError: ``value`` is no number, or not in (0, ``most``].
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
+        raise InputError(f"{name} must be positive, a number of at most {most:,.0f} {unit}, found {str(value)[:40]!r}")
+
+
+def end_with_parent() -> None:
+    """Let the system end this process when the thread that started it has gone, even inside a candidate that hangs.
+    Systems other than Linux have nothing like it."""
+    if sys.platform == "linux":
+        set_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_death_signal, int(signal.SIGKILL), 0, 0, 0)

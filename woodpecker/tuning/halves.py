@@ -1,5 +1,5 @@
 """Tuning in two halves, for devices that can't be reached: candidates are made here, for this machine's CPU or another,
-measured there by `woodpecker.runtime.candidates` with the runtime alone, and what was measured becomes a record here.
+measured there by `woodpecker.runtime.on_device` with the runtime alone, and what was measured becomes a record here.
 
 The folder is a work folder (`woodpecker.tuning.store`) with the candidates beside, and what it takes to check them
 there: rows, and the scores that this machine computed of them. Made again after it was measured,
@@ -86,6 +86,7 @@ def make(
         listed = _listed(job, *_candidates(job.folder))
         made, measured = listed["candidates"], candidates.results(job.folder, listed)
         digests = listed["digests"]
+        digests |= {name: candidates.digest(job.folder / name) for name in (candidates.ROWS, candidates.WANTED)}
         pending = [tuple(c["plan"]) for c in made if not _has(measured, c["plan"])]
         wanted = iter(_plans(job, measured, pending))
 
@@ -96,7 +97,7 @@ def make(
         for asked, result in pool.run(next_job):
             if result["status"] == "ok":
                 made.append({"plan": asked["plan"], **result["files"]})
-                names = (candidates.ROWS, candidates.WANTED, result["files"]["code"], result["files"]["model"])
+                names = result["files"]["code"], result["files"]["model"]
                 digests |= {name: candidates.digest(job.folder / name) for name in names}
                 store.write_json(job.folder / candidates.LIST, listed)
             elif not made:  # the first one is the default plan, without which there is nothing to compare with
@@ -122,7 +123,7 @@ They are to be measured on {machine.needs([job.settings["resolved"]])}.
 
        woodpecker measure {name}
 
-   (without the extra cli: python -m woodpecker.runtime.candidates {name}). Each candidate's scores are compared to the
+   (without the extra cli: python -m woodpecker.runtime.on_device {name}). Each candidate's scores are compared to the
    bit before its time counts. It may be interrupted: the same command goes on where it was.
 
 3. Bring the folder back, or just {candidates.TRIALS} and {candidates.PAIRED}, into the folder that it was copied

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, TargetError
-from ..runtime import candidates
+from ..runtime import candidates, measure
 from . import records, search, store
 from .job import BATCHES, Job, describe, log_folder, new_job, prepare, today
 from .pool import Pool
@@ -106,8 +106,8 @@ def tune(
     into = log_folder(tuning_logs)
     if (tracker is None) != (device_key is None):
         raise InputError("tracker and device_key go together: give both, or none of them")
-    candidates.check_positive("timeout", timeout, candidates.MAX_SECONDS, "s")
-    candidates.check_positive("memory", memory, MAX_GIB, "GiB")
+    measure.check_positive("timeout", timeout, measure.MAX_SECONDS, "s")
+    measure.check_positive("memory", memory, MAX_GIB, "GiB")
     if tracker is not None:
         from .remote import address
 

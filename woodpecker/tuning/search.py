@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from ..predicates import Canonical
-from ..runtime.candidates import FINALISTS, faster, key, succeeded
+from ..runtime.candidates import faster, key, succeeded
+from ..runtime.on_device import FINALISTS
 from . import space as spaces
 from .records import PlanSteps
 from .space import Space, joined

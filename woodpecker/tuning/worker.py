@@ -217,7 +217,7 @@ def serve(folder: Path, memory: int, channel: TextIO, device: Device) -> None:
 
 def main(arguments: list[str]) -> None:
     """FOLDER BYTES [TRACKER KEY SECONDS]"""
-    candidates.end_with_parent()
+    measure.end_with_parent()
     # Whatever LLVM or a library prints goes to the log, and never between two answers.
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
