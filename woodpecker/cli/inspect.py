@@ -45,13 +45,13 @@ def _artifact(path: Path) -> dict[str, Any]:
     from ..c_config import getter
     from ..runtime import machine
     from ..runtime.format import in_level
-    from ..runtime.loader import WASM, read_header
+    from ..runtime.loader import is_static, read_header
 
-    with path.open("rb") as file:
-        module = file.read(4) == WASM  # which has functions of its own
     whole = read_header(path).manifest
     level = machine.choose([level["target"] for level in whole["levels"]])
     manifest = in_level(whole, level)
+    # A WebAssembly module has functions of its own.
+    module = manifest["target"]["system"] == machine.WEBASSEMBLY and not is_static(path)
     return {
         "kind": "artifact",
         "bytes": path.stat().st_size,
