@@ -8,7 +8,7 @@ the values come out in another order, `shuffled`, in which they are summed and w
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from types import ModuleType
 from typing import Any
 
@@ -26,7 +26,7 @@ BYTE_PLANES = "byte_planes"
 """The flag of layouts whose leaf values are byte planes."""
 
 
-LOOK_UPS: tuple[tuple[set[str], int, int], ...] = (
+LOOK_UPS: tuple[tuple[Set[str], int, int], ...] = (
     ({*AVX512, "avx512vbmi"}, 64, 8),
     ({"avx2"}, 16, 6),
     (cpu_neon.FEATURES, 64, 6),

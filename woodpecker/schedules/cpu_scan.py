@@ -6,7 +6,7 @@ and leaf values byte by byte. Else both are loads for each row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Set
 from typing import Any
 
 from tvm import tirx
@@ -25,13 +25,13 @@ LANES = scan.LEAST_ROWS
 """Rows of a vector of bytes; where vectors are narrower, LLVM makes several of it."""
 TOGETHER = 8
 """Rows that are ranked together where vectors can't look up bounds."""
-SEARCHES: tuple[tuple[Collection[str], int], ...] = ((AVX512, 16), ({"avx2"}, 8))
+SEARCHES: tuple[tuple[Set[str], int], ...] = ((AVX512, 16), ({"avx2"}, 8))
 """Features, and how many float32 bounds a register has, among which they look one up for each of as many rows."""
 
 
 def target_stages(layout: Layout, features: Collection[str]) -> Layout:
     """The tables of the stages that need features of the target, where it has them and the forest allows them."""
-    widths = [width for needed, width in SEARCHES if set(features).issuperset(needed)]
+    widths = [width for needed, width in SEARCHES if set(features) >= needed]
     stages = Layout({}, {}, {"search": widths[0]} if widths else {}, frozenset())
     return stages | cpu_bytes.byte_planes(layout, features)
 
