@@ -30,17 +30,14 @@ WP_WASM(int32_t, check, void) {
   enum { HEADER = 128, MANIFEST_AT = 32, MANIFEST_SIZE = 40, CRC = 48 };
   const uint8_t* volatile model = WP_BLOB_DATA; /* else the compiler, which knows it, checks it itself */
   const uint8_t* blob = model;
-  uint64_t at, size;
-  uint32_t crc = 0xffffffffu, stored;
-  memcpy(&at, blob + MANIFEST_AT, sizeof at);
-  memcpy(&size, blob + MANIFEST_SIZE, sizeof size);
-  memcpy(&stored, blob + CRC, sizeof stored);
+  const uint8_t none[4] = {0, 0, 0, 0}; /* what the field of the checksum counts as */
+  uint64_t at = wp__number(blob + MANIFEST_AT, 8), size = wp__number(blob + MANIFEST_SIZE, 8);
+  uint32_t crc;
   if (at < HEADER || at > WP_BLOB_BYTES || size > WP_BLOB_BYTES - at) return WP_ERROR_DAMAGED;
-  for (uint64_t i = 0; i < at + size; i++) {
-    crc ^= i >= CRC && i < CRC + sizeof stored ? 0 : blob[i];
-    for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (0xedb88320u & (0u - (crc & 1)));
-  }
-  return (crc ^ 0xffffffffu) == stored ? WP_OK : WP_ERROR_DAMAGED;
+  crc = wp__crc(0xffffffffu, blob, CRC);
+  crc = wp__crc(crc, none, sizeof none);
+  crc = wp__crc(crc, blob + CRC + sizeof none, (size_t)(at + size) - CRC - sizeof none);
+  return (crc ^ 0xffffffffu) == wp__number(blob + CRC, 4) ? WP_OK : WP_ERROR_DAMAGED;
 }
 
 /* The manifest, a JSON text of that many bytes without a final 0: see docs/artifact-format.md. */

@@ -178,16 +178,27 @@ static inline size_t wp_output_size(const wp_model* model) {
   return type == WP_FLOAT64 ? 8 : type == WP_FLOAT32 ? 4 : 0;
 }
 
+/* Private: a little-endian number of that many bytes, and the CRC-32 of bytes after others whose state is `crc`. */
+static inline uint64_t wp__number(const uint8_t* data, int bytes) {
+  uint64_t value = 0;
+  while (bytes--) value = value << 8 | data[bytes];
+  return value;
+}
+static inline uint32_t wp__crc(uint32_t crc, const uint8_t* data, size_t size) {
+  while (size--) {
+    int bit;
+    crc ^= *data++;
+    for (bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (0xedb88320u & (0u - (crc & 1)));
+  }
+  return crc;
+}
+
 /* The manifest, a JSON text that is not terminated by a 0: feature names, class labels, the source model. */
 static inline const char* wp_manifest(const wp_model* model, size_t* length) {
-  uint64_t fields[2] = {0, 0};
-  int i, byte;
   if (length) *length = 0;
   if (!model || model->abi_version != WP_ABI_VERSION) return NULL;
-  for (i = 0; i < 2; i++)
-    for (byte = 7; byte >= 0; byte--) fields[i] = fields[i] << 8 | model->blob[32 + 8 * i + byte];
-  if (length) *length = (size_t)fields[1];
-  return (const char*)model->blob + fields[0];
+  if (length) *length = (size_t)wp__number(model->blob + 40, 8);
+  return (const char*)model->blob + wp__number(model->blob + 32, 8);
 }
 
 /* The name of the CPU level in use, such as "x86-64-v3", or NULL where none can run. */
@@ -359,12 +370,6 @@ static int wp__read(const wp__file* file, uint64_t at, void* data, size_t size) 
   return !fseek(file->stream, (long)at, SEEK_SET) && fread(data, 1, size, file->stream) == size;
 }
 
-static uint64_t wp__number(const uint8_t* data, int bytes) {
-  uint64_t value = 0;
-  while (bytes--) value = value << 8 | data[bytes];
-  return value;
-}
-
 /* The dynamic linker maps what an ELF header promises without looking at the file's size, and reading beyond its end
  * kills the process. */
 static wp_status wp__check_elf(const wp__file* file) {
@@ -409,15 +414,6 @@ static wp_status wp__check_elf(const wp__file* file) {
     if (offset > file->size || length > file->size - offset) return wp__fail(file, WP_ERROR_DAMAGED);
   }
   return WP_OK;
-}
-
-static uint32_t wp__crc(uint32_t crc, const uint8_t* data, size_t size) {
-  while (size--) {
-    int bit;
-    crc ^= *data++;
-    for (bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (0xedb88320u & (0u - (crc & 1)));
-  }
-  return crc;
 }
 
 /* Where the model begins in the file: its magic at a multiple of 64. */
