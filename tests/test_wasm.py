@@ -40,6 +40,7 @@ FEW = (
     ("linear", "tree_traversal"),  # products and sums of float64, which must not be fused
 )
 SIZES = (0, 7, 600)
+EXAMPLES = Path(__file__).parents[1] / "examples"
 WALK = {"strategy": "tree_traversal", **ALONE["tree_traversal"]}
 SCALAR = {"kind": "llvm", "mtriple": "wasm32-wasi", "mattr": ["-simd128"]}
 
@@ -172,6 +173,20 @@ class TestBundle:
         script = re.findall(r"^```sh\n(.*?)^```$", (tmp_path / "copy" / "README.md").read_text(), re.M | re.S)
         assert len(script) == 1
         assert run(f"cp ../device/rows.csv .; {script[0]}", tmp_path / "copy") == want
+
+    @needs_node
+    def test_the_page_of_the_examples(self, tmp_path):
+        folder = tmp_path / "web"
+        bundle.write(FORESTS["float32"](), folder, target="wasm32", **WALK)
+        shutil.copy(EXAMPLES / "webassembly" / "index.html", folder)
+        said = f"6 trees; {bundle.ROWS} raw scores, {{}} with other bits than Python's.\n"
+        assert node(SCRIPTS / "page.mjs", folder) == said.format(0)
+        first, *others = (folder / "expected.csv").read_text().splitlines()
+        other = np.nextafter(np.float32(first), np.float32(9))
+        (folder / "expected.csv").write_text("\n".join([f"{other:.9g}", *others]))
+        assert node(SCRIPTS / "page.mjs", folder) == said.format(1)
+        (folder / "expected.csv").write_text("1\n")
+        assert "do not belong together" in node(SCRIPTS / "page.mjs", folder)
 
     @needs_node
     def test_the_program_says_what_is_wrong(self, module, tmp_path):
