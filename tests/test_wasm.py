@@ -227,7 +227,7 @@ def test_the_guide(tmp_path):
     run(f"{shell}python train.py\n{code['bash'][0]}", tmp_path)
     (tmp_path / "program.mjs").write_text(code["js"][0])
     assert run("node program.mjs", tmp_path) == "raw,apply,predict 1 false\n"
-    _, script, program = code["sh"]
+    _, _, script, program = code["sh"]
     want = (tmp_path / "web" / "expected.csv").read_text()
     assert run(script, tmp_path) == want == run(shell + program, tmp_path)
 

@@ -158,7 +158,7 @@ _TEXTS = {
     "model.dylib": "the artifact: load it from C, or from Python",
     "model.dll": "the artifact: load it from C, or from Python",
     "model.wasm": "the artifact: a WebAssembly module",
-    "woodpecker.mjs": "loads the module in browsers, Node.js and Deno; its comments are its documentation",
+    "woodpecker.mjs": "loads the module in browsers and Node.js; its comments are its documentation",
     "predict.mjs": "a program for Node.js that predicts the rows of a CSV file",
     "libmodel.a": f"the same model as a static library, whose function is `{SYMBOL}`",
     "model.lib": f"the same model as a static library, whose function is `{SYMBOL}`",

@@ -1,5 +1,5 @@
 /**
- * Predictions of a woodpecker model in WebAssembly, in Node.js 18 or later or Deno:
+ * Predictions of a woodpecker model in WebAssembly, in Node.js 18 or later:
  *
  *     node predict.mjs MODEL.wasm [METHOD] < rows.csv
  *
