@@ -17,41 +17,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import woodpecker as wp
-from woodpecker import toolchain
 from woodpecker.errors import StrategyError, WoodpeckerError
 from woodpecker.platforms import ARCHITECTURES
-from woodpecker.predicates import canonicalise
 from woodpecker.targets import resolve
-from woodpecker.tuning.rows import sampled
 
-from .contestants import NO_LOGS
+from . import programs
 from .report import number, table
 from .studies.levels import STRATEGIES
 
 ROWS = 512
 """A block of `bitslice`: fewer rows cost it as much."""
 EMULATORS = {name: f"qemu-{'arm' if name == 'armv7' else name}" for name in ARCHITECTURES if name != "wasm32"}
-INCLUDE = Path(wp.__file__).parent / "runtime" / "c"
-PROGRAM = """
-#include <stdio.h>
-#include <stdlib.h>
-#include "woodpecker.h"
-WP_DECLARE_MODEL(the_model);
-int main(int argc, char** argv) {
-  const wp_model* model = the_model();
-  int64_t rows = atol(argv[1]), features = wp_n_features(model);
-  size_t scratch_size = wp_scratch_size(model, 1), out_size = (size_t)rows * (size_t)wp_n_outputs(model) * 8;
-  float* X = malloc((size_t)(rows * features) * sizeof *X);
-  void *scratch = malloc(scratch_size), *out = malloc(out_size);
-  FILE* file = fopen(argv[2], "rb");
-  size_t values = (size_t)(rows * features);
-  if (argc != 3 || !file || fread(X, sizeof *X, values, file) != values) return 99;
-  return (int)wp_predict_raw_f32(model, X, rows, features, out, out_size, scratch, scratch_size, 1);
-}
-"""
 
 
 def count(program: Path, emulator: str, rows: int) -> int:
@@ -60,7 +37,17 @@ def count(program: Path, emulator: str, rows: int) -> int:
     Raises:
         RuntimeError: the program fails.
     """
-    command = [emulator, "-singlestep", "-d", "exec,nochain", "-D", "/dev/stderr", str(program), str(rows), "rows.bin"]
+    command = [
+        emulator,
+        "-singlestep",
+        "-d",
+        "exec,nochain",
+        "-D",
+        "/dev/stderr",
+        str(program),
+        str(rows),
+        programs.ROWS,
+    ]
     with subprocess.Popen(command, cwd=program.parent, stderr=subprocess.PIPE) as running:
         lines = 0
         while running.stderr and (chunk := running.stderr.read(1 << 20)):
@@ -86,15 +73,7 @@ def measure(forest: wp.Forest, target: Any, strategy: str, folder: Path, emulato
         RuntimeError: the program fails.
     """
     options: dict[str, Any] = dict(STRATEGIES[strategy])
-    X = sampled(canonicalise(forest), 2 * rows, 0, "float32").astype(np.float32)
-    X.tofile(folder / "rows.bin")
-    wp.compile(forest, target=target, strategy=strategy, tuning_logs=NO_LOGS, **options).save(
-        folder / "model.a", symbol="the_model"
-    )
-    (folder / "main.c").write_text(PROGRAM)
-    tools = toolchain.find(resolve(target).platform)
-    tools.run(["-O2", "-static", f"-I{INCLUDE}", "main.c", "model.a", "-o", "program", "-lm"], folder, "program")
-    program = folder / "program"
+    program = programs.build(forest, target, folder, 2 * rows, strategy=strategy, **options)
     return (count(program, emulator, 2 * rows) - count(program, emulator, rows)) / rows
 
 
@@ -112,7 +91,7 @@ def main(given: Sequence[str] | None = None) -> int:
         emulator = EMULATORS.get(resolve(target).machine, "")
         if not shutil.which(emulator):
             parser.error(f"there is no {emulator or 'emulator for it'} (Debian: apt install qemu-user)")
-        forest, rows = wp.from_model(asked.model), []
+        forest, rows = programs.read(asked.model), []
         for strategy in asked.strategy or STRATEGIES:
             with tempfile.TemporaryDirectory() as folder:
                 try:
