@@ -1,7 +1,7 @@
 """Times of WebAssembly modules in Node.js: python -m benchmarks.webassembly MODEL
 
-Strategies take turns in one process, on rows along the paths of the model; the engine compiles all code before it is
-timed (--no-liftoff).
+Strategies take turns in one process, on rows along the paths of the model; the engine's quick, slow form of the code is
+left out (--no-liftoff). CPU time, whole calls, one thread.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def main(given: Sequence[str] | None = None) -> int:
         return 2
     rows = [(name, *(number(median(times[n])) for n in batches)) for name, times in found.items()]
     rows += [(name, *(ABSENT for _ in batches)) for name in names if name not in found]
-    print("\n".join(table(("ns/row", *(f"{n:,} rows" for n in batches)), rows)))
+    print("\n".join(table(("ns/row", *(f"{n:,} row{'s' if n > 1 else ''}" for n in batches)), rows)))
     return 0
 
 
