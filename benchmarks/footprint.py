@@ -56,7 +56,7 @@ def measure(forest: wp.Forest, folder: Path, rows: Sequence[int] = ROWS) -> Foot
     """
     program, said = programs.build(forest, TARGET, folder, max(rows)), []
     for n in rows:
-        command = [program, str(n), programs.ROWS, "report"]
+        command = [str(program), str(n), programs.ROWS, "report"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{program.name} {n}: exit code {done.returncode}")

@@ -68,7 +68,8 @@ def measure(
     made: dict[str, Path] = {}
     for name in strategies:
         try:
-            one = wp.compile(forest, target=target, strategy=name, tuning_logs=NO_LOGS, **STRATEGIES[name])
+            options: dict[str, Any] = dict(STRATEGIES[name])
+            one = wp.compile(forest, target=target, strategy=name, tuning_logs=NO_LOGS, **options)
         except StrategyError:
             continue
         made[name] = folder / f"{name}.wasm"
@@ -77,7 +78,7 @@ def measure(
         raise StrategyError(f"none of {', '.join(strategies)} can serve this model")
     numbers = (str(CHECKED), ",".join(map(str, batches)))
     command = ["node", "--no-liftoff", SCRIPT, str(turn_ms), folder / "rows.f32", *numbers, *made.values()]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"Node.js ended with code {done.returncode}: {done.stderr.strip()[-500:]}")
     wanted = reference.predict_raw(forest, X[:CHECKED]).tobytes()
