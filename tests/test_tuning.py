@@ -123,7 +123,7 @@ def test_an_interrupted_job_keeps_what_was_measured(forest, tmp_path):
 def test_a_bad_candidate_costs_itself_only(forest, tmp_path, monkeypatch):
     monkeypatch.setattr(offline, "WORKER", FAULTY)
     plans = [space.single("perfect_tree_traversal", {"interleave": n, "trees": 1}) for n in (16, 1, 2, 4, 8, 32)]
-    monkeypatch.setattr(search, "next_plan", lambda what, trials, pending: ([what.default, *plans, None])[len(trials)])
+    monkeypatch.setattr(search, "next_plan", lambda what, trials, *_: ([what.default, *plans, None])[len(trials)])
     result = quick(forest, tmp_path, trials=8, timeout=8.0, memory=2.0)
     found = {t["plan"][0]["options"]["interleave"]: t for t in result.trials[1:]}
     expected = {16: "wrong", 1: "timeout", 2: "crashed", 4: "memory", 8: "error", 32: "ok"}

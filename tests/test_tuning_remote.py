@@ -149,7 +149,7 @@ def test_a_candidate_that_crashes_its_session_costs_itself_only(tracker, forest,
     fault = Path(__file__).with_name("tuning_crash.py")
     monkeypatch.setattr(offline, "WORKER", (str(fault),))
     plans = [space.single("perfect_tree_traversal", {"interleave": n, "trees": 1}) for n in (2, 4)]
-    monkeypatch.setattr(search, "next_plan", lambda what, trials, pending: ([what.default, *plans, None])[len(trials)])
+    monkeypatch.setattr(search, "next_plan", lambda what, trials, *_: ([what.default, *plans, None])[len(trials)])
     with running("woodpecker.cli", *serve):
         until(lambda: remote.devices(tracker, "fragile"))
         result = quick(forest, tmp_path, tracker, "fragile", timeout=20.0)

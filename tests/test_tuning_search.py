@@ -137,6 +137,26 @@ def test_the_search_covers_its_space_without_repeating_itself(forest):
     assert [candidates.key(plan) for plan in again] == keys
 
 
+def test_plans_are_joined_where_the_space_ends_early(forest):
+    """More trials than there are plans of one strategy: those end, and joined ones follow."""
+    canonical = canonicalise(forest)
+    small = {"tree_traversal": {"trees": (1, 2, 4), "interleave": (1, 2, 4)}, "scan": {"rows": (64, 128)}}
+    what = search.Search(canonical, small, FEATURES, make_default(canonical), (1, 64), 100, 0)
+    trials = []
+
+    def take(join):
+        while (plan := search.next_plan(what, trials, [], join)) is not None:
+            number = len(trials)
+            trials.append({"plan": list(plan), "status": "ok", "ns": {"1": 10.0 + number, "64": 100.0 - number}})
+        return len(trials)
+
+    alone = take(False)
+    assert alone < search.explored(what)
+    assert all(len(trial["plan"]) == 1 for trial in trials[1:])
+    assert take(True) > alone
+    assert all(len(trial["plan"]) > 1 for trial in trials[alone : alone + 6])
+
+
 def test_a_search_goes_on_where_nothing_was_measured(forest):
     canonical = canonicalise(forest)
     what = search.Search(canonical, space.space_of(canonical), FEATURES, make_default(canonical), (1, 64), 40, 0)

@@ -171,11 +171,11 @@ class Runner:
     def search(self, progress: Progress | None) -> None:
         """Make the trials that the journal does not have yet."""
         what = self._job.search
-        self._try(search.explored(what), progress)
+        self._try(search.explored(what), False, progress)
         journal = candidates.read_trials(self._job.folder)
         if len(search.remeasured(journal)) < what.trials and not any(t.get("again") for t in journal):
             self._again(search.remeasured(journal))
-        self._try(what.trials, progress)
+        self._try(what.trials, True, progress)
 
     def _again(self, trials: Sequence[Trial]) -> None:
         """Measure the leaders in turn."""
@@ -185,8 +185,8 @@ class Runner:
             ns = {batch: round(float(np.median(samples)), 3) for batch, samples in times.items()}
             store.add_trial(self._job.folder, {"plan": list(plan), "status": "ok", "ns": ns, "again": True})
 
-    def _try(self, end: int, progress: Progress | None) -> None:
-        """Further trials, until there are ``end`` of them."""
+    def _try(self, end: int, join: bool, progress: Progress | None) -> None:
+        """Further trials, until there are ``end`` of them, or no more in the space."""
         job = self._job
         trials = search.remeasured(candidates.read_trials(job.folder))
         pending: list[PlanSteps] = []
@@ -200,7 +200,7 @@ class Runner:
             elif len(trials) + len(pending) >= end:
                 plan = None
             else:
-                plan = search.next_plan(job.search, trials, pending)
+                plan = search.next_plan(job.search, trials, pending, join)
             if plan is None:
                 return None
             pending.append(plan)

@@ -82,15 +82,25 @@ def best_times(trials: Sequence[Trial]) -> dict[str, float]:
     return best
 
 
-def next_plan(search: Search, trials: Sequence[Trial], pending: Sequence[PlanSteps]) -> PlanSteps | None:
-    """The next plan to measure, or None where there are enough, or no more in the space."""
+def next_plan(
+    search: Search, trials: Sequence[Trial], pending: Sequence[PlanSteps], join: bool = False
+) -> PlanSteps | None:
+    """The next plan to measure, or None where there are enough, or no more in the space.
+
+    Args:
+        search: What the search is over.
+        trials: Those that were made.
+        pending: Those that are being made.
+        join: Plans are joined from what was found, as soon as the space has no others too.
+    """
     number = len(trials) + len(pending)
     if number >= search.trials:
         return None
+    join = join or number >= explored(search)
     seen = {key(plan_in(t)) for t in trials} | {key(plan) for plan in pending}
     names = spaces.by_estimate(search.canonical, search.space, search.features)
     first = [search.default] + [spaces.single(name, {}) for name in names]
-    if number < explored(search):
+    if not join:
         failed = {t["plan"][0]["strategy"] for t in trials if len(t["plan"]) == 1 and t["status"] != "ok"}
         first += [plan for name in names if name not in failed for plan in spaces.few(search.space, name)]
     for plan in first:
@@ -98,7 +108,7 @@ def next_plan(search: Search, trials: Sequence[Trial], pending: Sequence[PlanSte
         if full is not None and key(full) not in seen:
             return full
     rng = np.random.default_rng([search.seed, 4, number])
-    if number >= explored(search):
+    if join:
         for plan in _joined(search, trials):
             if key(plan) not in seen:
                 return plan
