@@ -1,0 +1,102 @@
+"""CUDA kernels without a GPU: prepared from a forest, and run on the CPU from the very CUDA C that NVRTC compiles."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from woodpecker.build_cuda import source
+from woodpecker.forest import Forest
+from woodpecker.layout import Layout, Signature, directory, signature
+from woodpecker.predicates import canonicalise
+from woodpecker.relay_ops.plan import STRATEGIES, Step
+from woodpecker.runtime.format import aligned, pack
+from woodpecker.schedules import cuda
+from woodpecker.schedules.cpu import tables_of
+
+ARCH = "sm_90"
+EMULATOR = Path(__file__).parent / "c" / "emulate.h"
+ORDERS = (False, True)
+"""Of the threads of a block: forwards, backwards."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the kernels of a forest are made of, and the model that they read."""
+
+    forest: Forest
+    layout: Layout
+    signature: Signature
+    model: np.ndarray
+
+
+def prepared(forest: Forest, strategy: str, *, trees: int = 1, threads: int = 0) -> Prepared:
+    canonical = canonicalise(forest)
+    options = {"trees": trees, "interleave": 1, "unroll": 1}
+    options = {name: options[name] for name in STRATEGIES[strategy].OPTIONS}
+    acc = str(forest.values.dtype)
+    layout = tables_of(canonical)(Step(0, strategy, options, "", {}))
+    layout = cuda.lay_out(layout | Layout({}, {}, options, frozenset()), forest.input_dtype, acc, threads)
+    found = signature(layout, strategy, forest.input_dtype, acc)
+    return Prepared(forest, layout, found, pack([directory(layout, found)], {}))
+
+
+def cuda_c(found: Signature, entries: tuple[str, ...] = cuda.ENTRIES) -> str:
+    return source({entry: cuda.kernel(found, entry, entry) for entry in entries}, ARCH)
+
+
+@functools.lru_cache(maxsize=256)
+def emulated(text: str) -> Any:
+    """The kernels of CUDA C as a library: each is ``run_<name>(X, out, scratch, model, x_stride, out_stride, rows,
+    blocks, threads, shared_bytes, backwards)``."""
+    body = text[text.index('extern "C" __global__') :]
+    body, shared = re.subn(r"extern __shared__ __align__\(\d+\) (\w+) (\w+)\[\];", r"\1* \2 = shared_memory;", body)
+    assert shared == text.count("__shared__")
+    parts = [f'#include "{EMULATOR}"', *re.findall(r"^#define CUDART_\w+ .*$", text, re.M), body]
+    for name, given in re.findall(r'^extern "C" __global__ void __launch_bounds__\(\d+\) (\w+)\((.*)\);$', body, re.M):
+        declared = [p.replace("__restrict__", "") for p in given.split(", ")]
+        names = [p.split()[-1] for p in declared]
+        parts += [f"static {p.replace(n, f'{name}_{n}')};" for p, n in zip(declared, names, strict=True)]
+        parts.append(f"static void call_{name}() {{ {name}({', '.join(f'{name}_{n}' for n in names)}); }}")
+        takes = ", ".join(declared)
+        keep = " ".join(f"{name}_{n} = {n};" for n in names)
+        run = f"return emulate(call_{name}, blocks, threads, shared_bytes, backwards);"
+        parts.append(f'extern "C" int run_{name}({takes}, int threads, int64_t shared_bytes, int backwards) {{')
+        parts.append(f"{keep} {run} }}")
+    with tempfile.TemporaryDirectory(prefix="woodpecker-") as folder:
+        file = Path(folder) / "kernels.cpp"
+        file.write_text("\n".join(parts))
+        compiler = [shutil.which("c++")] if shutil.which("c++") else [sys.executable, "-m", "ziglang", "c++"]
+        flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-w", "-shared", "-fPIC"]
+        subprocess.run([*compiler, *flags, file.name, "-o", "kernels.so"], cwd=folder, check=True)
+        return ctypes.CDLL(f"{folder}/kernels.so")
+
+
+def run(made: Prepared, entry: str, X: np.ndarray, *, blocks: int = 3, backwards: bool = False) -> np.ndarray:
+    """What an entry computes, by a grid of so many blocks. X may have any row stride; out has one of its own."""
+    how: cuda.Launch = cuda.launch(made.layout, entry)
+    forest = made.forest
+    width, dtype = (forest.n_outputs, forest.values.dtype) if not entry.startswith("apply") else (forest.n_trees, "i4")
+    out = np.full((len(X), width + 3), -77, dtype)
+    scratch = aligned(max(how.scratch_bytes * blocks, 1))
+    scratch[:] = 0xA5
+    arrays: Mapping[str, np.ndarray] = {"X": X, "out": out, "scratch": scratch, "model": made.model}
+    strides = [X.strides[0] // X.itemsize, width + 3]
+    pointers = [ctypes.c_void_p(a.ctypes.data) for a in arrays.values()]
+    integers = [ctypes.c_int64(n) for n in (*strides, len(X), blocks)]
+    launch = (how.threads, ctypes.c_int64(how.shared_bytes), int(backwards))
+    wrong = getattr(emulated(cuda_c(made.signature)), f"run_{entry}")(*pointers, *integers, *launch)
+    assert wrong == 0, f"{entry}: {wrong}"
+    assert (out[:, width:] == -77).all(), f"{entry} writes beyond its columns"
+    return out[:, :width]

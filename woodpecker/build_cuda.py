@@ -1,0 +1,123 @@
+"""Building for CUDA: kernels to CUDA C by TVM's code generator, and to cubins and PTX by NVRTC. Needs no GPU.
+
+TVM's own drivers of NVRTC and nvcc pass --use_fast_math, which flushes denormals and fuses; here each flag that keeps
+IEEE 754's results is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+from tvm.tirx import transform
+
+from .errors import MissingExtraError, TargetError
+
+EXACT = ("--ftz=false", "--fmad=false", "--prec-div=true", "--prec-sqrt=true")
+"""Denormals stay, nothing is fused, divisions and square roots are rounded correctly."""
+
+
+def source(kernels: Mapping[str, tvm.tirx.PrimFunc], arch: str) -> str:
+    """The CUDA C of kernels of `woodpecker.schedules.cuda`, by their symbols, without includes.
+
+    Args:
+        kernels: symbol -> kernel.
+        arch: "sm_90" or the like.
+    """
+    target = tvm.target.Target({"kind": "cuda", "arch": arch})
+    module = tvm.IRModule({name: kernel.with_attr("target", target) for name, kernel in kernels.items()})
+    # These are functions of the device already: there is no host code to split off, nor anything to move or merge.
+    passes = [
+        transform.StmtSimplify(),
+        transform.FlattenBuffer(),
+        transform.VectorizeLoop(True),
+        transform.UnrollLoop(),
+        transform.StmtSimplify(),
+        transform.LowerIntrin(),
+    ]
+    with target:
+        module = tvm.ir.transform.Sequential(passes)(module)
+    text = tvm.get_global_func("target.build.cuda")(module, target).inspect_source()
+    begin = text.index('extern "C" __global__')
+    return _TYPES + text[begin:]
+
+
+_TYPES = """\
+typedef signed char int8_t;
+typedef int int32_t;
+typedef long long int64_t;
+typedef unsigned char uchar;
+typedef unsigned int uint;
+typedef unsigned long long uint64_t;
+#define CUDART_INF_F __int_as_float(0x7f800000)
+#define CUDART_INF __longlong_as_double(0x7ff0000000000000LL)
+"""
+"""What the code needs of the headers that TVM includes, which take NVRTC half a second to read."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """What NVRTC made.
+
+    Args:
+        kind: "cubin" or "ptx".
+        arch: "sm_90" or the like: the architecture of a cubin, or the first that the PTX is good for.
+        image: The bytes that cuModuleLoadData takes.
+    """
+
+    kind: str
+    arch: str
+    image: bytes
+
+
+def assemble(text: str, arch: str, kind: str = "cubin") -> Code:
+    """Compile CUDA C.
+
+    Args:
+        text: From `source`.
+        arch: "sm_90" or the like.
+        kind: "cubin" or "ptx".
+
+    Raises:
+        MissingExtraError: NVRTC is not installed.
+        TargetError: it does not know the architecture, or refuses the code.
+    """
+    nvrtc = _nvrtc()
+    chosen = arch if kind == "cubin" else arch.replace("sm_", "compute_")
+    options = [option.encode() for option in (f"--gpu-architecture={chosen}", *EXACT)]
+    _, program = nvrtc.nvrtcCreateProgram(text.encode(), b"kernels.cu", 0, [], [])
+    try:
+        (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+        if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            reason = nvrtc.nvrtcGetErrorString(status)[1].decode()
+            log = _bytes(program, nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog)
+            raise TargetError(f"NVRTC does not compile for {arch}: {reason}. {log.decode(errors='replace').strip()}")
+        size, get = (
+            (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
+            if kind == "cubin"
+            else (nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX)
+        )
+        return Code(kind, arch, _bytes(program, size, get))
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+
+
+def _bytes(program: Any, size: Callable[[Any], Any], get: Callable[[Any, bytearray], Any]) -> bytes:
+    _, nbytes = size(program)
+    found = bytearray(nbytes)
+    get(program, found)
+    return bytes(found)
+
+
+def _nvrtc() -> Any:
+    try:
+        from cuda.bindings import nvrtc
+
+        nvrtc.nvrtcVersion()
+    except (ImportError, RuntimeError) as error:  # the bindings come without the library, and say so when called
+        raise MissingExtraError(
+            "compiling for CUDA needs NVRTC, which is not installed: pip install 'woodpecker[compiler,cuda]'"
+        ) from error
+    return nvrtc

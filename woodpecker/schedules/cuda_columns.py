@@ -1,0 +1,92 @@
+"""The column stage of CUDA kernels: rows of X -> column values of a block, by all of its threads together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as TB
+
+from ..forest import ZERO_BAND
+from ..relay_ops import predicate
+from ..relay_ops.predicate import Expr
+from .cuda_tir import Frame, literal, register, variable
+from .tir import const
+
+TOGETHER = 4
+"""Neighbouring columns that neighbouring threads read of a row: half a sector of device memory. Eight rows of a warp
+then store to four places of each of eight banks of shared memory, instead of one row to 32 places of one bank."""
+
+
+def fill(frame: Frame, row: Callable[[Expr], Expr]) -> None:
+    """Fill V for all rows of the block: ``row`` maps its rows, `Frame.pitch` of them, to rows of X (int64)."""
+    n_columns, n_numeric = frame.scalar("n_columns"), frame.scalar("n_numeric")
+    _columns(frame, row, const(0), n_numeric, _numeric)
+    if "categories" in frame.signature.flags:
+        _columns(frame, row, n_numeric, n_columns - n_numeric, _rank)
+    always_left = tirx.const(float("-inf"), frame.value_dtype)
+    with TB.If(frame.thread < const(frame.pitch)), TB.Then():
+        TB.buffer_store(frame.V, always_left, [n_columns * const(frame.pitch) + frame.thread])
+
+
+def _columns(
+    frame: Frame,
+    row: Callable[[Expr], Expr],
+    begin: Expr,
+    count: Expr,
+    value: Callable[[Frame, Expr, Expr, Expr], Expr],
+) -> None:
+    """V of ``count`` columns from ``begin`` on."""
+    rows, threads = frame.pitch, frame.threads
+    # A lone row has all threads beside each other; else the block has a thread for every row.
+    width = threads if rows == 1 else TOGETHER
+    steps = tirx.truncdiv(count + const(width - 1), const(width)) * const(width * rows // threads)
+    with TB.serial(0, steps) as i:
+        if rows == 1:
+            at, r = i * const(threads) + frame.thread, const(0)
+        else:
+            at = (i >> const(2)) * const(width) + (frame.thread & const(width - 1))
+            r = (frame.thread >> const(2)) + (i & const(width - 1)) * const(rows // width)
+        with TB.If(at < count), TB.Then():
+            column = register(begin + at)
+            feature = tirx.Cast("int64", frame.tables["column_feature"][column])
+            x = register(tirx.Cast(frame.value_dtype, frame.x(row(r), feature)))
+            TB.buffer_store(frame.V, value(frame, column, x, _missing(frame, column, x)), [column * const(rows) + r])
+
+
+def _missing(frame: Frame, column: Expr, x: Expr) -> Expr:
+    flags, tables = frame.signature.flags, frame.tables
+    sentinel = None
+    if "sentinel" in flags:
+        sentinel = tirx.Cast(frame.signature.input_dtype, tables["sentinel"][0])
+    missing = predicate.is_missing(x, flags - {"zero_missing"}, sentinel, None)
+    if "zero_missing" in flags:
+        zero = tables["column_zero"][column] != const(0, "uint8")
+        inside = tirx.abs(tirx.Cast("float64", x)) <= literal(ZERO_BAND)
+        missing = tirx.Or(missing, tirx.And(zero, inside))
+    return missing
+
+
+def _numeric(frame: Frame, column: Expr, x: Expr, missing: Expr) -> Expr:
+    return tirx.Select(missing, tirx.Cast(frame.value_dtype, frame.tables["column_fill"][column]), x)
+
+
+def _rank(frame: Frame, column: Expr, x: Expr, missing: Expr) -> Expr:
+    """The rank of a category: how many bounds lie below x, by a binary search of the same steps for every row."""
+    tables = frame.tables
+    offset = tables["rank_offset"]
+    bound = tables["rank_bound32" if frame.value_dtype == "float32" else "rank_bound64"]
+    place = register(column - frame.scalar("n_numeric"))
+    start = register(offset[place])
+    size = register(offset[place + const(1)] - start)
+    rank = variable(const(0))
+    steps = frame.scalar("rank_steps")
+    with TB.serial(0, steps) as i:
+        further = register(rank[0] + (const(1) << (steps - const(1) - i)))
+        at = start + tirx.max(tirx.min(further, size) - const(1), const(0))
+        below = tirx.And(further <= size, bound[at] < x)
+        TB.buffer_store(rank, tirx.Select(below, further, rank[0]), [0])
+    final = register(tirx.Select(missing, size + const(1), rank[0]))
+    # A register, because the bits of a value are taken through its address.
+    bits = register(tirx.Cast("int64", final)) if frame.value_dtype == "float64" else final
+    return tirx.reinterpret(frame.value_dtype, bits)
