@@ -52,6 +52,7 @@ def prepared(forest: Forest, strategy: str, *, trees: int = 1, threads: int = 0)
     return Prepared(forest, layout, found, pack([directory(layout, found)], {}))
 
 
+@functools.lru_cache(maxsize=256)
 def cuda_c(found: Signature, entries: tuple[str, ...] = cuda.ENTRIES) -> str:
     return source({entry: cuda.kernel(found, entry, entry) for entry in entries}, ARCH)
 
@@ -83,8 +84,14 @@ def emulated(text: str) -> Any:
         return ctypes.CDLL(f"{folder}/kernels.so")
 
 
-def run(made: Prepared, entry: str, X: np.ndarray, *, blocks: int = 3, backwards: bool = False) -> np.ndarray:
-    """What an entry computes, by a grid of so many blocks. X may have any row stride; out has one of its own."""
+def run(
+    made: Prepared, entry: str, X: np.ndarray, *, blocks: int = 3, backwards: bool = False, text: str = ""
+) -> np.ndarray:
+    """What an entry computes, by a grid of so many blocks. X may have any row stride; out has one of its own.
+
+    Args:
+        text: CUDA C that is run instead of the entry's own.
+    """
     how: cuda.Launch = cuda.launch(made.layout, entry)
     forest = made.forest
     width, dtype = (forest.n_outputs, forest.values.dtype) if not entry.startswith("apply") else (forest.n_trees, "i4")
@@ -96,7 +103,7 @@ def run(made: Prepared, entry: str, X: np.ndarray, *, blocks: int = 3, backwards
     pointers = [ctypes.c_void_p(a.ctypes.data) for a in arrays.values()]
     integers = [ctypes.c_int64(n) for n in (*strides, len(X), blocks)]
     launch = (how.threads, ctypes.c_int64(how.shared_bytes), int(backwards))
-    wrong = getattr(emulated(cuda_c(made.signature)), f"run_{entry}")(*pointers, *integers, *launch)
+    wrong = getattr(emulated(text or cuda_c(made.signature)), f"run_{entry}")(*pointers, *integers, *launch)
     assert wrong == 0, f"{entry}: {wrong}"
     assert (out[:, width:] == -77).all(), f"{entry} writes beyond its columns"
     return out[:, :width]

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from woodpecker import reference
+from woodpecker.nested import from_nested
+from woodpecker.schedules import cuda
 
-from .cuda_support import ORDERS, Prepared, prepared, run
-from .gallery import FORESTS, UNFIT, rows
-from .support import assert_bits_equal
+from .cuda_support import ORDERS, Prepared, cuda_c, prepared, run
+from .gallery import FORESTS, UNFIT, leaf, rows, split
+from .support import assert_bits_equal, bits
+from .test_kernel_lint import key, lint, nodes
 
 WALKING = ("tree_traversal", "perfect_tree_traversal")
 PAIRS = [(name, strategy) for name in FORESTS for strategy in WALKING if (name, strategy) not in UNFIT]
@@ -40,3 +43,64 @@ def assert_exact(made: Prepared, n: int, *, blocks: int = 3) -> None:
 )
 def test_exact(name, strategy):
     assert_exact(prepared(FORESTS[name](), strategy, threads=32), 150)
+
+
+@pytest.mark.parametrize("strategy", WALKING)
+@pytest.mark.parametrize("name", ["float64", pytest.param("vector", marks=pytest.mark.full), "linear"])
+def test_trees_walked_together(name, strategy):
+    """5 trees, 6 trees and 2, of which the last group of 4 has some of padding."""
+    assert_exact(prepared(FORESTS[name](), strategy, trees=4, threads=32), 70)
+
+
+@pytest.mark.parametrize("name", ["outputs", pytest.param("truncate", marks=pytest.mark.full)])
+def test_what_does_not_fit_into_shared_memory(name, monkeypatch):
+    monkeypatch.setattr(cuda, "SHARED_BYTES", 0)
+    made = prepared(FORESTS[name](), "tree_traversal", threads=32)
+    assert {"rows_in_scratch", "row_in_scratch"} <= made.signature.flags
+    assert cuda.launch(made.layout, "raw_f32").shared_bytes == cuda.launch(made.layout, "few_f32").shared_bytes == 0
+    assert_exact(made, 150)
+
+
+def test_rows_of_a_block():
+    """As many as shared memory has room for: 128, 64 or 32; where it has none for 32, they lie in scratch."""
+    for columns, threads, scratch in ((37, 128, False), (150, 64, False), (300, 32, False), (400, 128, True)):
+        stumps = [split(f, 0.5, leaf(1.0), leaf(2.0)) for f in range(columns)]
+        made = prepared(from_nested(stumps, columns, dtype=np.float32), "tree_traversal")
+        how = cuda.launch(made.layout, "raw_f32")
+        assert (how.threads, how.rows) == (threads, threads)
+        size = (columns + 1) * threads * 4
+        assert (how.scratch_bytes if scratch else how.shared_bytes) == -(-size // 64) * 64
+        assert (how.scratch_bytes == 0) is not scratch
+        assert how.shared_bytes <= cuda.SHARED_BYTES
+
+
+@pytest.mark.parametrize(("n", "blocks"), [(1, 1), (1, 5), (33, 1), (33, 64)])
+def test_grids(n, blocks):
+    """Grids of fewer blocks than the rows need, and of more."""
+    assert_exact(prepared(FORESTS["float32"](), "tree_traversal", threads=32), n, blocks=blocks)
+
+
+@pytest.mark.parametrize(("entry", "barriers"), [("raw_f32", 2), ("few_f32", 2)])
+def test_the_emulation_notices_a_missing_barrier(entry, barriers):
+    made = prepared(FORESTS["float32"](), "tree_traversal", threads=32)
+    X = rows(made.forest, 40, 2, "float32")
+    want = reference.predict_raw(made.forest, X)
+    parts = cuda_c(made.signature, (entry,)).split("__syncthreads();")
+    assert len(parts) == barriers + 1
+    for i in range(barriers):
+        parted = [*parts[:i], parts[i] + parts[i + 1], *parts[i + 2 :]]
+        text = "__syncthreads();".join(parted)
+        got = [run(made, entry, X, blocks=1, backwards=backwards, text=text) for backwards in ORDERS]
+        assert any(bits(scores).tobytes() != bits(want).tobytes() for scores in got), f"barrier {i}"
+
+
+@pytest.mark.parametrize("name", FORESTS)
+def test_tir_of_kernels(name):
+    for strategy in (s for n, s in PAIRS if n == name):
+        made = prepared(FORESTS[name](), strategy, trees=2)
+        for entry in cuda.ENTRIES:
+            function = cuda.kernel(made.signature, entry, entry)
+            assert lint(function) == [], f"{strategy} {entry}"
+            # TVM 0.27 prints floats with so few places that only these keep their value.
+            literals = {float(node.value) for node, _ in nodes(function.body) if key(node) == "ir.FloatImm"}
+            assert literals <= {0.0, -np.inf}, f"{strategy} {entry}"

@@ -92,8 +92,8 @@ def assemble(text: str, arch: str, kind: str = "cubin") -> Code:
         (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             reason = nvrtc.nvrtcGetErrorString(status)[1].decode()
-            log = _bytes(program, nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog)
-            raise TargetError(f"NVRTC does not compile for {arch}: {reason}. {log.decode(errors='replace').strip()}")
+            log = _bytes(program, nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog).decode(errors="replace")
+            raise TargetError(f"NVRTC does not compile for {arch}: {reason}. {log.strip(_ENDS)}")
         size, get = (
             (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
             if kind == "cubin"
@@ -102,6 +102,9 @@ def assemble(text: str, arch: str, kind: str = "cubin") -> Code:
         return Code(kind, arch, _bytes(program, size, get))
     finally:
         nvrtc.nvrtcDestroyProgram(program)
+
+
+_ENDS = "\0\n"
 
 
 def _bytes(program: Any, size: Callable[[Any], Any], get: Callable[[Any, bytearray], Any]) -> bytes:

@@ -107,13 +107,16 @@ def step(i: Expr, heap: Expr, trees: int, value_at: Any, tables: Mapping[str, An
     """One level: heap place i (int64, 1 at the root) -> that of the child. ``heap`` is where place 1 of the tree lies
     in tables of ``trees`` trees a group."""
     p = heap + (i - tirx.const(1, "int64")) * tirx.const(trees, "int64")
+    return tirx.const(2, "int64") * i + tirx.Cast("int64", test(p, value_at, tables, bind))
+
+
+def test(p: Expr, value_at: Any, tables: Mapping[str, Any], bind: Bind) -> Expr:
+    """1 where the node at p (int64) sends a row right, else 0, int32."""
     value = bind(value_at(tirx.Cast("int64", record(tables, p, 0))))
     bound = bound_at(tables, p, value)
     if "node_bitset" in tables:
-        right = goes_right_any(value, bound, tables["node_bitset"][p], tables["bitset"], bind)
-    else:
-        right = goes_right(value, bound)
-    return tirx.const(2, "int64") * i + tirx.Cast("int64", right)
+        return goes_right_any(value, bound, tables["node_bitset"][p], tables["bitset"], bind)
+    return goes_right(value, bound)
 
 
 def leaf_position(i: Expr, t: Expr, depth: Expr) -> Expr:

@@ -36,7 +36,7 @@ from ..relay_ops import aggregate
 from ..relay_ops.predicate import Expr
 from ..runtime.format import round_up
 from . import cuda_columns
-from .cuda_tir import Frame, new_frame, parameters, register, synchronise, variable, view
+from .cuda_tir import Frame, new_frame, parameters, register, shared_view, synchronise, variable, view
 from .cuda_walks import WALKS
 from .tir import ITEMSIZE, const
 
@@ -139,12 +139,10 @@ def _open(frame: Frame, few: bool) -> Callable[[str, str | None], Any]:
         kept = TB.alloc_buffer((1,), "uint8", scope="shared.dyn")
 
     def opened(dtype: str, offset: str | None) -> Any:
-        size = const(ITEMSIZE[dtype], "int64")
         start = frame.scalar64(offset) if offset else const(0, "int64")
         if in_scratch:
-            return view(frame.parameters.scratch, dtype, register(tirx.truncdiv(own + start, size)))
-        # 32 bits reach all of shared memory.
-        return view(kept.data, dtype, register(tirx.Cast("int32", tirx.truncdiv(start, size))), "shared.dyn")
+            return view(frame.parameters.scratch, dtype, own + start)
+        return shared_view(kept.data, dtype, start)
 
     return opened
 
@@ -157,7 +155,6 @@ def _blocks(frame: Frame, rows: int, body: Callable[[Expr, Expr], None]) -> None
     with TB.While(at[0] < n_rows):
         first = register(at[0])
         body(first, register(tirx.Cast("int32", tirx.min(size, n_rows - first))))
-        synchronise()  # before the next one overwrites what the last thread still reads
         TB.buffer_store(at, first + frame.parameters.blocks * size, [0])
 
 
@@ -194,6 +191,7 @@ def _leaf_ids(frame: Frame) -> None:
                     TB.buffer_store(frame.parameters.out, leaf, [row + tirx.Cast("int64", t)])
 
         _groups(frame, store)
+        synchronise()  # the next block of rows overwrites V
 
     _blocks(frame, frame.threads, block)
 
@@ -228,6 +226,7 @@ def _raw_scores(frame: Frame) -> None:
                     _each_value(frame, tree + const(i), row, position, add)
 
         _groups(frame, add_all)
+        synchronise()  # the next block of rows overwrites V
         with TB.If(frame.thread < count), TB.Then():
             _each(n_outputs, alone, lambda k: _store(frame, row, k, sums[place(k)]))
 
@@ -260,6 +259,7 @@ def _few_rows(frame: Frame) -> None:
             _each_value(frame, t, first, position, keep)
 
         mine(n_trees, tree)
+        # The next row overwrites V, which no one reads from here on, and the terms after the barrier that follows V.
         synchronise()
 
         def output(k: Expr) -> None:

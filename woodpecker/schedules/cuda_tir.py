@@ -101,11 +101,20 @@ def pointer(name: str, dtype: str) -> Any:
     return TB.arg(name, tirx.Var(name, tvm.ir.PointerType(tvm.ir.PrimType(dtype), "global")))
 
 
-def view(data: Any, dtype: str, start: Expr = None, scope: str = "global") -> Any:
-    """Memory as an array of ``dtype``, from its element ``start`` on; its true length is of no use to anyone."""
-    offset = const(0, "int64") if start is None else start
-    length = const(2**31 - 1) if scope == "shared.dyn" else const(2**62, "int64")
-    return TB.decl_buffer((length,), dtype, data=data, elem_offset=offset, scope=scope)
+def view(data: Any, dtype: str, offset: Expr) -> Any:
+    """Device memory as an array of ``dtype``, from a byte offset (int64) on; its true length is of no use to anyone.
+
+    The address is computed once: that of an element is then one multiplication and addition away.
+    """
+    whole = TB.decl_buffer((const(2**62, "int64"),), "uint8", data=data)
+    address = TB.bind(tirx.address_of(whole[offset]))
+    return TB.decl_buffer((const(2**62, "int64"),), dtype, data=address)
+
+
+def shared_view(data: Any, dtype: str, offset: Expr) -> Any:
+    """The same for shared memory, all of which 32 bits reach."""
+    start = register(tirx.Cast("int32", tirx.truncdiv(offset, const(ITEMSIZE[dtype], "int64"))))
+    return TB.decl_buffer((const(2**31 - 1),), dtype, data=data, elem_offset=start, scope="shared.dyn")
 
 
 def parameters(x_dtype: str, out_dtype: str) -> Parameters:
@@ -123,15 +132,15 @@ def new_frame(
     """Open a directory of the model blob by its number, load every scalar, and open a view of every table."""
     at = const((DIRECTORY_OFFSET + number * DIRECTORY_BYTES) // 8, "int64")
     directory = TB.decl_buffer((DIRECTORY_SLOTS,), "int64", data=args.model, elem_offset=at)
-    x, out = (view(p, p.ty.element_type.dtype) for p in (args.X, args.out))
+    endless = (const(2**62, "int64"),)
+    x, out = (TB.decl_buffer(endless, p.ty.element_type.dtype, data=p) for p in (args.X, args.out))
     args = Parameters(x, out, args.scratch, args.model, args.x_stride, args.out_stride, args.rows, args.blocks)
     frame = Frame(signature, value_dtype, args, thread, block, directory)
     slots = signature.slots
     frame.scalars = {name: register(directory[slots[name]]) for name in signature.scalars}
     for name, dtype in signature.tables:
-        start = register(tirx.truncdiv(directory[slots[name]], const(ITEMSIZE[dtype], "int64")))
-        frame.tables[name] = view(args.model, dtype, start)
+        frame.tables[name] = view(args.model, dtype, directory[slots[name]])
         if name == "node":
-            frame.records = view(args.model, "uint64", register(tirx.truncdiv(start, const(2, "int64"))))
+            frame.records = view(args.model, "uint64", directory[slots[name]])
     frame.tables |= bounds(frame.tables, value_dtype)
     return frame

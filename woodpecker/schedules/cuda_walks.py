@@ -53,19 +53,22 @@ def tree_walk(frame: Frame, trees: Sequence[Expr], value_at: ValueAt) -> list[Ex
         levels = any p has moved ? levels - 1 : 0
     """
     tables, bits = frame.tables, frame.scalar("link_bits")
-    places = [variable(tirx.Cast("int64", tables["tree_base"][t])) for t in trees]
+    # 32 bits without a sign number all nodes, and cost no instruction to become an address.
+    places = [variable(tirx.Cast("uint32", tables["tree_base"][t])) for t in trees]
     depth = register(tables["tree_depth"][trees[0]])
     for t in trees[1:]:
         depth = register(tirx.max(depth, tables["tree_depth"][t]))
     levels = variable(depth)
     with TB.While(levels[0] > const(0)):
-        moved: Expr = const(0, "int64")
+        moved: Expr = const(0, "uint32")
         for p in places:
             at = register(p[0])
-            below = register(tree_traversal.step(const(0, "int64"), value_at, _node(frame, at), bits, register))
+            node = _node(frame, tirx.Cast("int64", at))
+            below = tree_traversal.step(const(0, "int64"), value_at, node, bits, register)
+            below = register(tirx.Cast("uint32", below))
             moved = moved | (below ^ at)
             TB.buffer_store(p, below, [0])
-        TB.buffer_store(levels, tirx.Select(moved == const(0, "int64"), const(0), levels[0] - const(1)), [0])
+        TB.buffer_store(levels, tirx.Select(moved == const(0, "uint32"), const(0), levels[0] - const(1)), [0])
     return [register(tirx.Cast("int32", p[0])) for p in places]
 
 
@@ -89,16 +92,17 @@ def heap_walk(frame: Frame, trees: Sequence[Expr], value_at: ValueAt) -> list[Ex
     """
     depth, together = frame.scalar("depth"), frame.signature.constant("trees")
     group = register(const(together) * ((const(1) << depth) - const(1)))
-    roots = [
-        register(tirx.Cast("int64", tirx.truncdiv(t, const(together)) * group + tirx.truncmod(t, const(together))))
-        for t in trees
-    ]
-    places = [variable(const(1, "int64")) for _ in trees]
+    roots = []
+    for t in trees:
+        root = tirx.truncdiv(t, const(together)) * group + tirx.truncmod(t, const(together))
+        roots.append(register(tirx.Cast("uint32", root)))
+    places = [variable(const(1, "uint32")) for _ in trees]
     with TB.serial(0, depth):
         for root, i in zip(roots, places, strict=True):
             at = register(i[0])
-            below = perfect_tree_traversal.step(at, root, together, value_at, frame.tables, register)
-            TB.buffer_store(i, below, [0])
+            node = _node(frame, tirx.Cast("int64", root + (at - const(1, "uint32")) * const(together, "uint32")))
+            right = perfect_tree_traversal.test(const(0, "int64"), value_at, node, register)
+            TB.buffer_store(i, const(2, "uint32") * at + tirx.Cast("uint32", right), [0])
     return [
         register(perfect_tree_traversal.leaf_position(tirx.Cast("int32", i[0]), t, depth))
         for t, i in zip(trees, places, strict=True)
