@@ -57,9 +57,8 @@ def cuda_c(found: Signature, entries: tuple[str, ...] = cuda.ENTRIES) -> str:
     return source({entry: cuda.kernel(found, entry, entry) for entry in entries}, ARCH)
 
 
-@functools.lru_cache(maxsize=256)
-def emulated(text: str) -> Any:
-    """The kernels of CUDA C as a library: each is ``run_<name>(X, out, scratch, model, x_stride, out_stride, rows,
+def cpp(text: str) -> str:
+    """CUDA C as C++ for the emulation: each kernel is ``run_<name>(X, out, scratch, model, x_stride, out_stride, rows,
     blocks, threads, shared_bytes, backwards)``."""
     body = text[text.index('extern "C" __global__') :]
     body, shared = re.subn(r"extern __shared__ __align__\(\d+\) (\w+) (\w+)\[\];", r"\1* \2 = shared_memory;", body)
@@ -70,18 +69,29 @@ def emulated(text: str) -> Any:
         names = [p.split()[-1] for p in declared]
         parts += [f"static {p.replace(n, f'{name}_{n}')};" for p, n in zip(declared, names, strict=True)]
         parts.append(f"static void call_{name}() {{ {name}({', '.join(f'{name}_{n}' for n in names)}); }}")
-        takes = ", ".join(declared)
         keep = " ".join(f"{name}_{n} = {n};" for n in names)
         run = f"return emulate(call_{name}, blocks, threads, shared_bytes, backwards);"
+        takes = ", ".join(declared)
         parts.append(f'extern "C" int run_{name}({takes}, int threads, int64_t shared_bytes, int backwards) {{')
         parts.append(f"{keep} {run} }}")
+    return "\n".join(parts)
+
+
+def library(source_file: Path, made: Path) -> Path:
+    """A shared library from C++."""
+    compiler = [shutil.which("c++")] if shutil.which("c++") else [sys.executable, "-m", "ziglang", "c++"]
+    flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-w", "-shared", "-fPIC"]
+    subprocess.run([*compiler, *flags, source_file, "-o", made, "-ldl"], check=True)
+    return made
+
+
+@functools.lru_cache(maxsize=256)
+def emulated(text: str) -> Any:
+    """The kernels of CUDA C as a library, see `cpp`."""
     with tempfile.TemporaryDirectory(prefix="woodpecker-") as folder:
         file = Path(folder) / "kernels.cpp"
-        file.write_text("\n".join(parts))
-        compiler = [shutil.which("c++")] if shutil.which("c++") else [sys.executable, "-m", "ziglang", "c++"]
-        flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-w", "-shared", "-fPIC"]
-        subprocess.run([*compiler, *flags, file.name, "-o", "kernels.so"], cwd=folder, check=True)
-        return ctypes.CDLL(f"{folder}/kernels.so")
+        file.write_text(cpp(text))
+        return ctypes.CDLL(str(library(file, Path(folder) / "kernels.so")))
 
 
 def run(
@@ -92,7 +102,7 @@ def run(
     Args:
         text: CUDA C that is run instead of the entry's own.
     """
-    how: cuda.Launch = cuda.launch(made.layout, entry)
+    how = cuda.launch(made.layout, entry)
     forest = made.forest
     width, dtype = (forest.n_outputs, forest.values.dtype) if not entry.startswith("apply") else (forest.n_trees, "i4")
     out = np.full((len(X), width + 3), -77, dtype)

@@ -7,13 +7,13 @@ IEEE 754's results is given.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import tvm
 from tvm.tirx import transform
 
 from .errors import MissingExtraError, TargetError
+from .runtime.cuda import Code
 
 EXACT = ("--ftz=false", "--fmad=false", "--prec-div=true", "--prec-sqrt=true")
 """Denormals stay, nothing is fused, divisions and square roots are rounded correctly."""
@@ -55,21 +55,6 @@ typedef unsigned long long uint64_t;
 #define CUDART_INF __longlong_as_double(0x7ff0000000000000LL)
 """
 """What the code needs of the headers that TVM includes, which take NVRTC half a second to read."""
-
-
-@dataclass(frozen=True)
-class Code:
-    """What NVRTC made.
-
-    Args:
-        kind: "cubin" or "ptx".
-        arch: "sm_90" or the like: the architecture of a cubin, or the first that the PTX is good for.
-        image: The bytes that cuModuleLoadData takes.
-    """
-
-    kind: str
-    arch: str
-    image: bytes
 
 
 def assemble(text: str, arch: str, kind: str = "cubin") -> Code:

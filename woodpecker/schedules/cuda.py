@@ -23,7 +23,6 @@ share the trees. Neighbouring threads read neighbouring places of V, which are p
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import tvm
@@ -34,6 +33,7 @@ from tvm.script.ir_builder import tirx as TB
 from ..layout import Layout, Signature
 from ..relay_ops import aggregate
 from ..relay_ops.predicate import Expr
+from ..runtime.cuda import Launch
 from ..runtime.format import round_up
 from . import cuda_columns
 from .cuda_tir import Frame, new_frame, parameters, register, shared_view, synchronise, variable, view
@@ -43,23 +43,6 @@ from .tir import ITEMSIZE, const
 SHARED_BYTES = 48 * 1024
 """Shared memory of a block that every GPU gives without being asked for more."""
 ENTRIES = ("raw_f32", "raw_f64", "apply_f32", "apply_f64", "few_f32", "few_f64")
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How an entry is launched.
-
-    Args:
-        threads: Threads of a block.
-        rows: Rows of a block.
-        shared_bytes: Dynamic shared memory of a block.
-        scratch_bytes: Scratch that each block of the grid needs; 0: none.
-    """
-
-    threads: int
-    rows: int
-    shared_bytes: int
-    scratch_bytes: int
 
 
 def lay_out(layout: Layout, input_dtype: str, acc_dtype: str, threads: int = 0) -> Layout:

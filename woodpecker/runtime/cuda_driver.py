@@ -1,0 +1,134 @@
+"""The CUDA driver, called with ctypes: libcuda.so.1 comes with NVIDIA's driver, and nothing of the CUDA toolkit is
+needed."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import TargetError
+
+LIBRARY = "libcuda.so.1"
+_MULTIPROCESSORS, _MAJOR, _MINOR = 16, 75, 76  # CU_DEVICE_ATTRIBUTE_*
+
+P, _I, _U, _Z = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint, ctypes.c_size_t
+_A = ctypes.POINTER(P)
+_FUNCTIONS: dict[str, list[Any]] = {
+    "cuInit": [_U],
+    "cuDeviceGetCount": [ctypes.POINTER(_I)],
+    "cuDeviceGet": [ctypes.POINTER(_I), _I],
+    "cuDeviceGetName": [ctypes.c_char_p, _I, _I],
+    "cuDeviceGetAttribute": [ctypes.POINTER(_I), _I, _I],
+    "cuDevicePrimaryCtxRetain": [_A, _I],
+    "cuCtxPushCurrent_v2": [P],
+    "cuCtxPopCurrent_v2": [_A],
+    "cuModuleLoadData": [_A, P],
+    "cuModuleUnload": [P],
+    "cuModuleGetFunction": [_A, P, ctypes.c_char_p],
+    "cuMemAlloc_v2": [_A, _Z],
+    "cuMemFree_v2": [P],
+    "cuMemcpyHtoDAsync_v2": [P, P, _Z, P],
+    "cuMemcpyDtoHAsync_v2": [P, P, _Z, P],
+    "cuStreamCreate": [_A, _U],
+    "cuStreamDestroy_v2": [P],
+    "cuStreamSynchronize": [P],
+    "cuLaunchKernel": [P, *[_U] * 7, P, _A, P],
+    "cuGetErrorString": [_I, ctypes.POINTER(ctypes.c_char_p)],
+}
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU.
+
+    Args:
+        number: Its number among those that the process sees.
+        name: As the driver names it.
+        arch: "sm_90" or the like.
+        multiprocessors: How many it has.
+        context: Its primary context.
+    """
+
+    number: int
+    name: str
+    arch: str
+    multiprocessors: int
+    context: int
+
+
+@functools.cache
+def _driver(library: str) -> Any:
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError as error:
+        raise TargetError(
+            f"this machine has no CUDA driver ({error}): CUDA code runs where an NVIDIA GPU and its driver are"
+        ) from None
+    for name, arguments in _FUNCTIONS.items():
+        function = getattr(driver, name, None)
+        if function is None:
+            raise TargetError(f"the CUDA driver {library} has no function {name}: it is too old, install a newer one")
+        function.argtypes, function.restype = arguments, _I
+    _check(driver, "cuInit", 0)
+    return driver
+
+
+def _check(driver: Any, name: str, *arguments: Any) -> None:
+    status = getattr(driver, name)(*arguments)
+    if status != 0:
+        text = ctypes.c_char_p()
+        driver.cuGetErrorString(status, ctypes.byref(text))
+        reason = text.value.decode(errors="replace") if text.value else "unknown error"
+        raise TargetError(f"the CUDA driver's {name} fails with error {status}: {reason}")
+
+
+def call(name: str, *arguments: Any) -> None:
+    """Call a function of the driver.
+
+    Raises:
+        TargetError: there is no driver, or the function fails.
+    """
+    _check(_driver(LIBRARY), name, *arguments)
+
+
+def made(name: str, *arguments: Any, kind: Any = P) -> int:
+    """What a function of the driver hands out by its first argument."""
+    value = kind()
+    call(name, ctypes.byref(value), *arguments)
+    return int(value.value or 0)
+
+
+def device(number: int = 0) -> Device:
+    """A GPU of this machine.
+
+    Raises:
+        TargetError: there is no driver or no such GPU.
+    """
+    count = made("cuDeviceGetCount", kind=_I)
+    if not 0 <= number < count:
+        raise TargetError(f"there is no CUDA device {number}: this process sees {count}")
+    handle = made("cuDeviceGet", number, kind=_I)
+
+    def attribute(which: int) -> int:
+        return made("cuDeviceGetAttribute", which, handle, kind=_I)
+
+    name = ctypes.create_string_buffer(256)
+    call("cuDeviceGetName", name, len(name), handle)
+    arch = f"sm_{attribute(_MAJOR)}{attribute(_MINOR)}"
+    context = made("cuDevicePrimaryCtxRetain", handle)
+    return Device(number, name.value.decode(errors="replace"), arch, attribute(_MULTIPROCESSORS), context)
+
+
+class Current:
+    """A context is the calling thread's current one, as long as the block runs."""
+
+    def __init__(self, context: int) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        call("cuCtxPushCurrent_v2", self._context)
+
+    def __exit__(self, *_: object) -> None:
+        made("cuCtxPopCurrent_v2")
