@@ -41,14 +41,15 @@ class Prepared:
     model: np.ndarray
 
 
-def prepared(forest: Forest, strategy: str, *, trees: int = 1, threads: int = 0) -> Prepared:
+def prepared(
+    forest: Forest, strategy: str, *, trees: int = 1, threads: int = 0, ranks: bool = False, walks: int = 1
+) -> Prepared:
     canonical = canonicalise(forest)
     options = {"trees": trees, "interleave": 1, "unroll": 1}
     options = {name: options[name] for name in STRATEGIES[strategy].OPTIONS}
-    acc = str(forest.values.dtype)
-    layout = tables_of(canonical)(Step(0, strategy, options, "", {}))
-    layout = cuda.lay_out(layout | Layout({}, {}, options, frozenset()), forest.input_dtype, acc, threads)
-    found = signature(layout, strategy, forest.input_dtype, acc)
+    layout = tables_of(canonical)(Step(0, strategy, options, "", {})) | Layout({}, {}, options, frozenset())
+    layout = cuda.lay_out(canonical, layout, strategy, threads=threads, ranks=ranks, walks=walks)
+    found = signature(layout, strategy, forest.input_dtype, str(forest.values.dtype))
     return Prepared(forest, layout, found, pack([directory(layout, found)], {}))
 
 

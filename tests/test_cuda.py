@@ -96,11 +96,28 @@ def test_the_emulation_notices_a_missing_barrier(entry, barriers):
 
 @pytest.mark.parametrize("name", FORESTS)
 def test_tir_of_kernels(name):
-    for strategy in (s for n, s in PAIRS if n == name):
-        made = prepared(FORESTS[name](), strategy, trees=2)
+    kinds = [dict(strategy=s, trees=2) for n, s in PAIRS if n == name]
+    kinds += [dict(strategy="perfect_tree_traversal", ranks=True, walks=2)] * (name in RANKED)
+    for kind in kinds:
+        made = prepared(FORESTS[name](), **kind)
         for entry in cuda.ENTRIES:
             function = cuda.kernel(made.signature, entry, entry)
-            assert lint(function) == [], f"{strategy} {entry}"
+            assert lint(function) == [], f"{kind} {entry}"
             # TVM 0.27 prints floats with so few places that only these keep their value.
             literals = {float(node.value) for node, _ in nodes(function.body) if key(node) == "ir.FloatImm"}
-            assert literals <= {0.0, -np.inf}, f"{strategy} {entry}"
+            assert literals <= {0.0, -np.inf}, f"{kind} {entry}"
+
+
+CATEGORICAL = ("truncate", "truncate_nonnegative", "exact", "infinite")
+"""Forests with categories, as which tests against -inf count too."""
+RANKED = [n for n, s in PAIRS if s == "perfect_tree_traversal" and n not in CATEGORICAL]
+
+
+@pytest.mark.parametrize(
+    ("name", "walks"),
+    [pytest.param(n, w, marks=() if (n, w) == ("linear", 3) else pytest.mark.full) for n in RANKED for w in (1, 3)],
+)
+def test_ranks(name, walks):
+    made = prepared(FORESTS[name](), "perfect_tree_traversal", threads=32, ranks=True, walks=walks)
+    assert "ranked" in made.signature.flags
+    assert_exact(made, 150)

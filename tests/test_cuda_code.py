@@ -13,9 +13,10 @@ from woodpecker import build_cuda
 from woodpecker.errors import MissingExtraError, TargetError
 from woodpecker.schedules import cuda
 
-from .cuda_support import cuda_c, prepared
+from .cuda_support import Prepared, cuda_c, prepared
 from .gallery import FORESTS
-from .test_cuda import PAIRS, WALKING
+from .support import in_turn
+from .test_cuda import PAIRS, RANKED, WALKING
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
 MAX_REGISTERS = 64
@@ -73,8 +74,20 @@ def used(cubin: bytes) -> dict[str, Used]:
     [pytest.param(n, s, marks=() if (n, s) in zip(SOME, WALKING, strict=True) else pytest.mark.full) for n, s in PAIRS],
 )
 def test_kernels_assemble(name, strategy):
-    text = cuda_c(prepared(FORESTS[name](), strategy, trees=2).signature)
-    for arch in ("sm_80", "sm_90"):
+    assemble(prepared(FORESTS[name](), strategy, trees=2), name + strategy)
+
+
+@pytest.mark.parametrize(
+    "name", ["ranked", *(pytest.param(n, marks=pytest.mark.full) for n in RANKED if n != "ranked")]
+)
+def test_kernels_of_ranks_assemble(name):
+    assemble(prepared(FORESTS[name](), "perfect_tree_traversal", ranks=True, walks=4), name)
+
+
+def assemble(made: Prepared, turn: str) -> None:
+    """Assemble for two architectures and as PTX, and fail unless the code is as good as it should be."""
+    text = cuda_c(made.signature)
+    for arch in in_turn(("sm_80", "sm_90"), turn):
         code = build_cuda.assemble(text, arch)
         assert (code.kind, code.arch) == ("cubin", arch)
         kernels = used(code.image)

@@ -14,7 +14,7 @@ from woodpecker.schedules import cuda
 from .cuda_support import cuda_c, prepared
 from .gallery import FORESTS, rows
 from .support import assert_bits_equal
-from .test_cuda import PAIRS
+from .test_cuda import PAIRS, RANKED
 
 pytestmark = pytest.mark.gpu
 
@@ -27,13 +27,16 @@ def gpu():
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("trees", [1, 4])
-@pytest.mark.parametrize(("name", "strategy"), PAIRS)
-def test_exact(gpu, name, strategy, trees):
+@pytest.mark.parametrize("together", [1, 4])
+@pytest.mark.parametrize(("name", "strategy"), [*PAIRS, *((name, "ranks") for name in RANKED)])
+def test_exact(gpu, name, strategy, together):
     """Few rows, rows of one block and more, and so many that rows get threads; as cubin, and as PTX that the driver
     compiles."""
     forest = FORESTS[name]()
-    made = prepared(forest, strategy, trees=trees)
+    if strategy == "ranks":
+        made = prepared(forest, "perfect_tree_traversal", ranks=True, walks=together)
+    else:
+        made = prepared(forest, strategy, trees=together)
     text = cuda_c(made.signature)
     how = {entry: cuda.launch(made.layout, entry) for entry in cuda.ENTRIES}
     codes = [build_cuda.assemble(text, gpu.arch), build_cuda.assemble(text, "sm_80", "ptx")]

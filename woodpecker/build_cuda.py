@@ -49,6 +49,7 @@ typedef signed char int8_t;
 typedef int int32_t;
 typedef long long int64_t;
 typedef unsigned char uchar;
+typedef unsigned short ushort;
 typedef unsigned int uint;
 typedef unsigned long long uint64_t;
 #define CUDART_INF_F __int_as_float(0x7f800000)

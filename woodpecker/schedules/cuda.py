@@ -31,50 +31,64 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as TB
 
 from ..layout import Layout, Signature
+from ..predicates import Canonical
 from ..relay_ops import aggregate
 from ..relay_ops.predicate import Expr
 from ..runtime.cuda import Launch
 from ..runtime.format import round_up
-from . import cuda_columns
+from . import cuda_columns, cuda_ranks
+from .cuda_ranks import RANKED
 from .cuda_tir import Frame, new_frame, parameters, register, shared_view, synchronise, variable, view
-from .cuda_walks import WALKS
+from .cuda_walks import walk
 from .tir import ITEMSIZE, const
 
+MAX_THREADS = 128
+"""Rows of a block, where they fit: more blocks fill a multiprocessor better than large ones."""
 SHARED_BYTES = 48 * 1024
 """Shared memory of a block that every GPU gives without being asked for more."""
 ENTRIES = ("raw_f32", "raw_f64", "apply_f32", "apply_f64", "few_f32", "few_f64")
 
 
-def lay_out(layout: Layout, input_dtype: str, acc_dtype: str, threads: int = 0) -> Layout:
+def lay_out(
+    canonical: Canonical, layout: Layout, strategy: str, *, threads: int = 0, ranks: bool = True, walks: int = 1
+) -> Layout:
     """A layout of `cpu.tables_of` with what CUDA kernels need besides: the threads of a block, and where it keeps what.
 
     Args:
-        layout: The tables of a walking strategy.
-        input_dtype, acc_dtype: As in `woodpecker.layout.Signature`.
-        threads: Threads of a block, a power of two from 32 on; 0: as many as shared memory holds the rows of.
+        canonical: The forest.
+        layout: Its tables for the strategy.
+        strategy: A walking strategy.
+        threads: Threads of a block, a power of two from 32 to 1024; 0: as many as shared memory holds the rows of.
+        ranks: Walk by ranks where that is possible, see `cuda_ranks`.
+        walks: Trees that a thread then walks together; without ranks it walks as many as the tables say.
     """
-    item = 8 if input_dtype == "float64" else 4
-    scalars, flags = layout.scalars, layout.flags
-    width, outputs = scalars["n_columns"] + 1, scalars["n_outputs"]
+    item = 8 if canonical.forest.input_dtype == "float64" else 4
+    acc, n_columns = str(canonical.forest.values.dtype), len(canonical.columns)
+    outputs, flags = layout.scalars["n_outputs"], layout.flags
+    nbytes = cuda_ranks.rank_bytes(canonical, layout, strategy, threads or MAX_THREADS) if ranks else 0
+    row = cuda_ranks.row_bytes(n_columns, nbytes) if nbytes else (n_columns + 1) * item
 
     def sums(rows: int) -> int:
-        return 0 if "one_output" in flags else round_up(outputs * rows * ITEMSIZE[acc_dtype])
+        return 0 if "one_output" in flags else round_up(outputs * rows * ITEMSIZE[acc])
 
     def fits(rows: int) -> bool:
-        return sums(rows) + width * rows * item <= SHARED_BYTES
+        return sums(rows) + row * rows <= SHARED_BYTES
 
-    sizes = [threads] if threads else [n for n in (128, 64, 32) if fits(n)]
-    rows = sizes[0] if sizes else 128
-    terms = round_up(scalars["n_trees"] * (outputs if "vector" in flags else 1) * ITEMSIZE[acc_dtype])
+    sizes = [threads] if threads else [n for n in (MAX_THREADS, 64, 32) if fits(n)]
+    rows = sizes[0] if sizes else MAX_THREADS
+    terms = round_up(layout.scalars["n_trees"] * (outputs if "vector" in flags else 1) * ITEMSIZE[acc])
     places = {
         "values_offset": sums(rows),
-        "block_bytes": round_up(sums(rows) + width * rows * item),
+        "block_bytes": round_up(sums(rows) + row * rows),
         "row_values_offset": terms,
-        "row_bytes": round_up(terms + width * item),
+        "row_bytes": round_up(terms + row * (rows if nbytes else 1)),  # packed nodes know the words of a whole block
     }
     more = {"rows_in_scratch"} if not fits(rows) else set()
     more |= {"row_in_scratch"} if places["row_bytes"] > SHARED_BYTES else set()
-    return layout | Layout(places, {}, {"threads": rows}, frozenset(more))
+    if nbytes:
+        layout = cuda_ranks.with_ranks(canonical, layout, nbytes, rows, walks)
+    constants = {"threads": rows, "walks": walks if nbytes else layout.constants["trees"]}
+    return layout | Layout(places, {}, constants, frozenset(more))
 
 
 def launch(layout: Layout, entry: str) -> Launch:
@@ -149,18 +163,20 @@ def _fill(frame: Frame, first: Expr, count: Expr) -> None:
 
 def _groups(frame: Frame, body: Callable[[Expr, list[Expr]], None]) -> None:
     """Emit ``body(tree, positions)`` for each group of trees of the thread's row. The last group may hold padding."""
-    together = frame.signature.constant("trees")
+    together, last = frame.signature.constant("walks"), frame.scalar("n_trees") - const(1)
     groups = tirx.truncdiv(frame.scalar("n_trees") + const(together - 1), const(together))
     with TB.serial(0, groups) as group:
         first = register(group * const(together))
         trees = [first + const(i) for i in range(together)]
-        body(first, WALKS[frame.signature.strategy](frame, trees, frame.value_of(frame.thread)))
+        if RANKED in frame.signature.flags and together > 1:  # whose tables have no padding
+            trees = [register(tirx.min(t, last)) for t in trees]
+        body(first, walk(frame, trees, frame.thread))
 
 
 def _leaf_ids(frame: Frame) -> None:
     """out[row, t] = leaf id."""
     frame.pitch, opened = frame.threads, _open(frame, few=False)
-    frame.V = opened(frame.value_dtype, "values_offset")
+    frame.V = opened(cuda_ranks.dtype_of_values(frame), "values_offset")
 
     def block(first: Expr, count: Expr) -> None:
         _fill(frame, first, count)
@@ -183,7 +199,7 @@ def _raw_scores(frame: Frame) -> None:
     """out[row, k] = raw score, with a thread a row."""
     tables, flags, acc = frame.tables, frame.signature.flags, frame.signature.acc_dtype
     frame.pitch, opened = frame.threads, _open(frame, few=False)
-    frame.V = opened(frame.value_dtype, "values_offset")
+    frame.V = opened(cuda_ranks.dtype_of_values(frame), "values_offset")
     n_outputs = frame.scalar("n_outputs")
     alone = "one_output" in flags
     sums = variable(tables["base_score"][0]) if alone else opened(acc, None)
@@ -201,8 +217,8 @@ def _raw_scores(frame: Frame) -> None:
 
         def add_all(tree: Expr, positions: list[Expr]) -> None:
             for i, position in enumerate(positions):
-                # The last group's padding; its values are -0.0, but it has no vector and no linear leaves.
-                if len(positions) > 1 and {"vector", "linear"} & flags:
+                # The last group's padding: where it has values, they are -0.0, which changes no sum.
+                if len(positions) > 1 and {"vector", "linear", RANKED} & flags:
                     with TB.If(tree + const(i) < frame.scalar("n_trees")), TB.Then():
                         _each_value(frame, tree + const(i), row, position, add)
                 else:
@@ -220,7 +236,7 @@ def _few_rows(frame: Frame) -> None:
     """out[row, k] = raw score, with a block a row."""
     tables, flags, acc = frame.tables, frame.signature.flags, frame.signature.acc_dtype
     opened = _open(frame, few=True)
-    frame.V, terms = opened(frame.value_dtype, "row_values_offset"), opened(acc, None)
+    frame.V, terms = opened(cuda_ranks.dtype_of_values(frame), "row_values_offset"), opened(acc, None)
     n_trees, n_outputs, threads = frame.scalar("n_trees"), frame.scalar("n_outputs"), const(frame.threads)
     vector = "vector" in flags
 
@@ -234,7 +250,7 @@ def _few_rows(frame: Frame) -> None:
         _fill(frame, first, count)
 
         def tree(t: Expr) -> None:
-            (position,) = WALKS[frame.signature.strategy](frame, [t], frame.value_of(const(0)))
+            (position,) = walk(frame, [t], const(0))
 
             def keep(k: Expr, value: Expr) -> None:
                 TB.buffer_store(terms, value, [t * n_outputs + k if vector else t])

@@ -10,7 +10,9 @@ from tvm.script.ir_builder import tirx as TB
 from ..forest import ZERO_BAND
 from ..relay_ops import predicate
 from ..relay_ops.predicate import Expr
-from .cuda_tir import Frame, literal, register, variable
+from . import cuda_ranks
+from .cuda_ranks import RANKED
+from .cuda_tir import Frame, literal, register
 from .tir import const
 
 TOGETHER = 4
@@ -21,6 +23,9 @@ then store to four places of each of eight banks of shared memory, instead of on
 def fill(frame: Frame, row: Callable[[Expr], Expr]) -> None:
     """Fill V for all rows of the block: ``row`` maps its rows, `Frame.pitch` of them, to rows of X (int64)."""
     n_columns, n_numeric = frame.scalar("n_columns"), frame.scalar("n_numeric")
+    if RANKED in frame.signature.flags:
+        _columns(frame, row, const(0), n_columns, _packed_rank)
+        return
     _columns(frame, row, const(0), n_numeric, _numeric)
     if "categories" in frame.signature.flags:
         _columns(frame, row, n_numeric, n_columns - n_numeric, _rank)
@@ -51,7 +56,9 @@ def _columns(
             column = register(begin + at)
             feature = tirx.Cast("int64", frame.tables["column_feature"][column])
             x = register(tirx.Cast(frame.value_dtype, frame.x(row(r), feature)))
-            TB.buffer_store(frame.V, value(frame, column, x, _missing(frame, column, x)), [column * const(rows) + r])
+            ranked = RANKED in frame.signature.flags
+            place = cuda_ranks.place(frame, column, r) if ranked else column * const(rows) + r
+            TB.buffer_store(frame.V, value(frame, column, x, _missing(frame, column, x)), [place])
 
 
 def _missing(frame: Frame, column: Expr, x: Expr) -> Expr:
@@ -71,22 +78,20 @@ def _numeric(frame: Frame, column: Expr, x: Expr, missing: Expr) -> Expr:
     return tirx.Select(missing, tirx.Cast(frame.value_dtype, frame.tables["column_fill"][column]), x)
 
 
+def _packed_rank(frame: Frame, column: Expr, x: Expr, missing: Expr) -> Expr:
+    return cuda_ranks.rank(frame, column, register(_numeric(frame, column, x, missing)))
+
+
 def _rank(frame: Frame, column: Expr, x: Expr, missing: Expr) -> Expr:
-    """The rank of a category: how many bounds lie below x, by a binary search of the same steps for every row."""
+    """The bits of the rank of a category."""
     tables = frame.tables
     offset = tables["rank_offset"]
     bound = tables["rank_bound32" if frame.value_dtype == "float32" else "rank_bound64"]
     place = register(column - frame.scalar("n_numeric"))
     start = register(offset[place])
     size = register(offset[place + const(1)] - start)
-    rank = variable(const(0))
-    steps = frame.scalar("rank_steps")
-    with TB.serial(0, steps) as i:
-        further = register(rank[0] + (const(1) << (steps - const(1) - i)))
-        at = start + tirx.max(tirx.min(further, size) - const(1), const(0))
-        below = tirx.And(further <= size, bound[at] < x)
-        TB.buffer_store(rank, tirx.Select(below, further, rank[0]), [0])
-    final = register(tirx.Select(missing, size + const(1), rank[0]))
+    rank = cuda_ranks.below(frame, bound, start, size, x)
+    final = register(tirx.Select(missing, size + const(1), rank))
     # A register, because the bits of a value are taken through its address.
     bits = register(tirx.Cast("int64", final)) if frame.value_dtype == "float64" else final
     return tirx.reinterpret(frame.value_dtype, bits)

@@ -11,11 +11,9 @@ from tvm.script.ir_builder import tirx as TB
 
 from ..relay_ops import perfect_tree_traversal, tree_traversal
 from ..relay_ops.predicate import Expr
+from . import cuda_ranks
 from .cuda_tir import Frame, register, variable
 from .tir import const
-
-ValueAt = Callable[[Expr], Expr]
-"""Column (int64) -> the value of the thread's row."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ class _Record:
 _HALF = const(32, "uint64")
 
 
-def tree_walk(frame: Frame, trees: Sequence[Expr], value_at: ValueAt) -> list[Expr]:
-    """The leaf positions, int32, of the thread's row in these trees.
+def tree_walk(frame: Frame, trees: Sequence[Expr], row: Expr) -> list[Expr]:
+    """The leaf positions, int32, of a row of the block in these trees.
 
     p[..] = base[tree]
     levels = the largest depth of these trees
@@ -52,7 +50,7 @@ def tree_walk(frame: Frame, trees: Sequence[Expr], value_at: ValueAt) -> list[Ex
         for each tree:  p = step(p)
         levels = any p has moved ? levels - 1 : 0
     """
-    tables, bits = frame.tables, frame.scalar("link_bits")
+    tables, bits, value_at = frame.tables, frame.scalar("link_bits"), frame.value_of(row)
     # 32 bits without a sign number all nodes, and cost no instruction to become an address.
     places = [variable(tirx.Cast("uint32", tables["tree_base"][t])) for t in trees]
     depth = register(tables["tree_depth"][trees[0]])
@@ -84,13 +82,13 @@ def _node(frame: Frame, at: Expr) -> dict[str, Any]:
     return {**tables, **seen}
 
 
-def heap_walk(frame: Frame, trees: Sequence[Expr], value_at: ValueAt) -> list[Expr]:
-    """The leaf positions, int32, of the thread's row in these trees.
+def heap_walk(frame: Frame, trees: Sequence[Expr], row: Expr) -> list[Expr]:
+    """The leaf positions, int32, of a row of the block in these trees.
 
     i[..] = 1
     for each of `depth` levels, for each tree:  i = 2 * i + goes_right(...)
     """
-    depth, together = frame.scalar("depth"), frame.signature.constant("trees")
+    depth, together, value_at = frame.scalar("depth"), frame.signature.constant("trees"), frame.value_of(row)
     group = register(const(together) * ((const(1) << depth) - const(1)))
     roots = []
     for t in trees:
@@ -109,7 +107,14 @@ def heap_walk(frame: Frame, trees: Sequence[Expr], value_at: ValueAt) -> list[Ex
     ]
 
 
-WALKS: dict[str, Callable[[Frame, Sequence[Expr], ValueAt], list[Expr]]] = {
+_WALKS: dict[str, Callable[[Frame, Sequence[Expr], Expr], list[Expr]]] = {
     tree_traversal.NAME: tree_walk,
     perfect_tree_traversal.NAME: heap_walk,
 }
+
+
+def walk(frame: Frame, trees: Sequence[Expr], row: Expr) -> list[Expr]:
+    """The leaf positions, int32, of a row of the block in these trees."""
+    if cuda_ranks.RANKED in frame.signature.flags:
+        return cuda_ranks.walk(frame, trees, row)
+    return _WALKS[frame.signature.strategy](frame, trees, row)
