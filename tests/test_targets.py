@@ -121,3 +121,37 @@ def test_features_that_a_machine_hides_and_those_that_the_user_switches(monkeypa
     features = resolve({"kind": "llvm", "mattr": ["-avx512f"]}).features
     assert "avx2" in features and not {"avx512f", "avx512vbmi"} & set(features)
     assert "avx512f" in resolve("llvm").features and host == {"mcpu": "znver4", "mattr": ["-avx512vbmi"]}
+
+
+class TestCuda:
+    @pytest.mark.parametrize(
+        ("target", "archs"),
+        [
+            ("cuda", "sm_80, sm_86, sm_90, sm_100, sm_120"),
+            ({"kind": "cuda", "arch": "sm_90"}, "sm_90"),
+            ({"kind": "cuda", "arch": ["sm_100", "sm_80", "sm_100"]}, "sm_80, sm_100"),
+            ("nvidia/nvidia-h100", "sm_90"),
+        ],
+        ids=repr,
+    )
+    def test_not_yet(self, target, archs):
+        with pytest.raises(TargetError, match=rf"\(kind 'cuda': {archs}\) is not supported yet"):
+            resolve(target)
+
+    @pytest.mark.parametrize(
+        ("arch", "message"),
+        [
+            ("sm_75", "'sm_75' is too old; CUDA code is made for sm_80 and later"),
+            ("sm_90x", "arch must be a name such as 'sm_90', found 'sm_90x'"),
+            ("compute_90", "arch must be a name such as 'sm_90', found 'compute_90'"),
+            ("sm_9", "arch must be a name such as 'sm_90', found 'sm_9'"),
+            (90, "arch must be a name such as 'sm_90', or a list of such, found 90"),
+            ([], "or a list of such, found \\[\\]"),
+            (["sm_90", 80], "or a list of such, found \\['sm_90', 80\\]"),
+        ],
+        ids=repr,
+    )
+    def test_refused(self, arch, message):
+        for target in ({"kind": "cuda", "arch": arch}, json.dumps({"kind": "cuda", "arch": arch})):
+            with pytest.raises(TargetError, match=message):
+                resolve(target)

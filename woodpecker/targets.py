@@ -12,6 +12,7 @@ from typing import Any
 from .errors import MissingExtraError, TargetError
 from .platforms import ARCHITECTURES, SUPPORTED, TRIPLES_BEGIN, Architecture, Platform, here, of_triple, triple
 from .runtime import machine
+from .targets_cuda import architectures
 
 HOST_NAMES = ("llvm", "cpu")
 X86_LEVELS = ("x86-64-v2", "x86-64-v3", "x86-64-v4")
@@ -146,6 +147,11 @@ def resolve(target: Any) -> CpuTarget:
         config = {str(k): v for k, v in target.items()}
     else:
         raise TargetError(f"target must be a name, a dictionary or a tvm Target, found {type(target).__name__}")
+    if config.get("kind") == "cuda":
+        archs = ", ".join(architectures(config, name))
+        raise TargetError(
+            f"target {name!r} (kind 'cuda': {archs}) is not supported yet: this version compiles for CPUs"
+        )
     if config.get("kind") != "llvm":
         raise TargetError(
             f"target {name!r} is of kind {config.get('kind')!r}; this version compiles for CPUs (kind 'llvm') only"
@@ -278,8 +284,8 @@ def _named(name: str) -> dict[str, Any]:
             raise TargetError(f"target {name!r} is not valid JSON: {error}") from None
         if isinstance(parsed, dict):
             return parsed
-    if name.split()[0:1] == ["cuda"]:
-        raise TargetError(f"target {name!r} is not supported yet: this version compiles for CPUs")
+    if name == "cuda":
+        return {"kind": "cuda"}
     try:
         return {k: v for k, v in dict(import_tvm().target.Target(name).export()).items() if k not in ("tag", "keys")}
     except Exception as error:
