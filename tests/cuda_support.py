@@ -16,14 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from woodpecker.build_cuda import source
+from woodpecker.build_cuda import kernels, prepare, source
 from woodpecker.forest import Forest
-from woodpecker.layout import Layout, Signature, directory, signature
+from woodpecker.layout import Layout, Signature
 from woodpecker.predicates import canonicalise
-from woodpecker.relay_ops.plan import STRATEGIES, Step
-from woodpecker.runtime.format import aligned, pack
+from woodpecker.runtime.cuda import Launch
+from woodpecker.runtime.format import aligned
 from woodpecker.schedules import cuda
-from woodpecker.schedules.cpu import tables_of
 
 ARCH = "sm_90"
 EMULATOR = Path(__file__).parent / "c" / "emulate.h"
@@ -33,29 +32,23 @@ ORDERS = (False, True)
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the kernels of a forest are made of, and the model that they read."""
+    """A forest, and what its kernels are made of."""
 
     forest: Forest
     layout: Layout
     signature: Signature
+    launches: Mapping[str, Launch]
     model: np.ndarray
 
 
-def prepared(
-    forest: Forest, strategy: str, *, trees: int = 1, threads: int = 0, ranks: bool = False, walks: int = 1
-) -> Prepared:
-    canonical = canonicalise(forest)
-    options = {"trees": trees, "interleave": 1, "unroll": 1}
-    options = {name: options[name] for name in STRATEGIES[strategy].OPTIONS}
-    layout = tables_of(canonical)(Step(0, strategy, options, "", {})) | Layout({}, {}, options, frozenset())
-    layout = cuda.lay_out(canonical, layout, strategy, threads=threads, ranks=ranks, walks=walks)
-    found = signature(layout, strategy, forest.input_dtype, str(forest.values.dtype))
-    return Prepared(forest, layout, found, pack([directory(layout, found)], {}))
+def prepared(forest: Forest, strategy: str, *, ranks: bool = False, **options: int) -> Prepared:
+    made = prepare(canonicalise(forest), strategy, ranks=ranks, **options)
+    return Prepared(forest, made.layout, made.signature, made.launches, made.model)
 
 
 @functools.lru_cache(maxsize=256)
 def cuda_c(found: Signature, entries: tuple[str, ...] = cuda.ENTRIES) -> str:
-    return source({entry: cuda.kernel(found, entry, entry) for entry in entries}, ARCH)
+    return source(kernels(found, entries), ARCH)
 
 
 def cpp(text: str) -> str:
@@ -103,7 +96,7 @@ def run(
     Args:
         text: CUDA C that is run instead of the entry's own.
     """
-    how = cuda.launch(made.layout, entry)
+    how = made.launches[entry]
     forest = made.forest
     width, dtype = (forest.n_outputs, forest.values.dtype) if not entry.startswith("apply") else (forest.n_trees, "i4")
     out = np.full((len(X), width + 3), -77, dtype)

@@ -57,7 +57,7 @@ def test_what_does_not_fit_into_shared_memory(name, monkeypatch):
     monkeypatch.setattr(cuda, "SHARED_BYTES", 0)
     made = prepared(FORESTS[name](), "tree_traversal", threads=32)
     assert {"rows_in_scratch", "row_in_scratch"} <= made.signature.flags
-    assert cuda.launch(made.layout, "raw_f32").shared_bytes == cuda.launch(made.layout, "few_f32").shared_bytes == 0
+    assert made.launches["raw_f32"].shared_bytes == made.launches["few_f32"].shared_bytes == 0
     assert_exact(made, 150)
 
 
@@ -66,7 +66,7 @@ def test_rows_of_a_block():
     for columns, threads, scratch in ((37, 128, False), (150, 64, False), (300, 32, False), (400, 128, True)):
         stumps = [split(f, 0.5, leaf(1.0), leaf(2.0)) for f in range(columns)]
         made = prepared(from_nested(stumps, columns, dtype=np.float32), "tree_traversal")
-        how = cuda.launch(made.layout, "raw_f32")
+        how = made.launches["raw_f32"]
         assert (how.threads, how.rows) == (threads, threads)
         size = (columns + 1) * threads * 4
         assert (how.scratch_bytes if scratch else how.shared_bytes) == -(-size // 64) * 64

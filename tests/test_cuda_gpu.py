@@ -9,7 +9,6 @@ from woodpecker import build_cuda, reference
 from woodpecker.errors import TargetError
 from woodpecker.runtime import cuda as runtime
 from woodpecker.runtime import cuda_driver
-from woodpecker.schedules import cuda
 
 from .cuda_support import cuda_c, prepared
 from .gallery import FORESTS, rows
@@ -38,11 +37,10 @@ def test_exact(gpu, name, strategy, together):
     else:
         made = prepared(forest, strategy, trees=together)
     text = cuda_c(made.signature)
-    how = {entry: cuda.launch(made.layout, entry) for entry in cuda.ENTRIES}
     codes = [build_cuda.assemble(text, gpu.arch), build_cuda.assemble(text, "sm_80", "ptx")]
     many = runtime.FEW_ROWS * gpu.multiprocessors + 77
     for code in codes:
-        model = runtime.load([code], how, made.model, gpu)
+        model = runtime.load([code], made.launches, made.model, gpu)
         for dtype in ("float32", "float64"):
             X = rows(forest, many, 1, dtype)
             scores, leaves = reference.predict_raw(forest, X), reference.apply(forest, X)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import json
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from woodpecker import reference
+from benchmarks import gpu
+from benchmarks.shapes import Shape
+from woodpecker import build_cuda, reference
 from woodpecker.errors import InputError, TargetError
 from woodpecker.runtime import cuda as runtime
 from woodpecker.runtime import cuda_driver
 from woodpecker.runtime.cuda import Code, Launch
-from woodpecker.schedules import cuda
 
 from .cuda_support import Prepared, cpp, cuda_c, library, prepared
 from .gallery import FORESTS, rows
@@ -44,13 +46,9 @@ def made(tmp_path_factory) -> tuple[Prepared, Code]:
     return prep, Code("cubin", "sm_90", f"emulated:{made}".encode())
 
 
-def launches(prep: Prepared) -> dict[str, Launch]:
-    return {entry: cuda.launch(prep.layout, entry) for entry in cuda.ENTRIES}
-
-
 def loaded(made: tuple[Prepared, Code]) -> runtime.Model:
     prep, code = made
-    return runtime.load([code], launches(prep), prep.model, cuda_driver.device())
+    return runtime.load([code], prep.launches, prep.model, cuda_driver.device())
 
 
 def state(fake: Path) -> dict[str, int]:
@@ -139,6 +137,29 @@ def test_without_a_driver(monkeypatch, fake):
     monkeypatch.setattr(cuda_driver, "LIBRARY", "libc.so.6")
     with pytest.raises(TargetError, match=r"libc\.so\.6 has no function cuInit: it is too old"):
         cuda_driver.device()
+
+
+@pytest.mark.usefixtures("driver")
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_benchmark_script(broken, tmp_path, monkeypatch, capsys):
+    """As far as it goes without a GPU; a way whose bits are wrong gets no time."""
+    shape = Shape("toy", "toy", "xgboost", "binary", 4, 3, {"max_depth": 2, "objective": "binary:logistic"}, 200)
+    ways = [("ranks", dict(strategy="perfect_tree_traversal", threads=32))]
+
+    def assemble(text: str, arch: str) -> Code:
+        (tmp_path / "kernels.cpp").write_text(cpp(text.replace(" <= ", " < ") if broken else text))
+        return Code("cubin", arch, f"emulated:{library(tmp_path / 'kernels.cpp', tmp_path / 'kernels.so')}".encode())
+
+    for name, value in (("SHAPES", (shape,)), ("TURN_SECONDS", 0.001), ("CHECKED", 50), ("ways", lambda _: ways)):
+        monkeypatch.setattr(gpu, name, value)
+    monkeypatch.setattr(build_cuda, "assemble", assemble)
+    given = ["--cache", str(tmp_path), "--models", "toy", "--batches", "1", "300", "-o", str(tmp_path / "gpu.jsonl")]
+    assert gpu.main(given) == int(broken)
+    assert capsys.readouterr().out.startswith("an emulated GPU, sm_90, 2 multiprocessors")
+    lines = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
+    assert (lines[0]["wrong"] is None) is not broken
+    assert [line["rows"] for line in lines[1:]] == ([] if broken else [1, 300])
+    assert all(line["ns_per_row"] > 0 for line in lines[1:])
 
 
 @pytest.mark.parametrize(

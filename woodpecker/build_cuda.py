@@ -6,17 +6,68 @@ IEEE 754's results is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tvm
 from tvm.tirx import transform
 
 from .errors import MissingExtraError, TargetError
-from .runtime.cuda import Code
+from .layout import Layout, Signature, directory, signature
+from .predicates import Canonical
+from .relay_ops.plan import STRATEGIES, Step
+from .runtime.cuda import Code, Launch
+from .runtime.format import pack
+from .schedules import cuda
+from .schedules.cpu import tables_of
 
 EXACT = ("--ftz=false", "--fmad=false", "--prec-div=true", "--prec-sqrt=true")
 """Denormals stay, nothing is fused, divisions and square roots are rounded correctly."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the kernels of a forest are made of, and the model that they read.
+
+    Args:
+        layout: All numbers.
+        signature: What code depends on.
+        launches: entry -> how it is launched.
+        model: A blob with the layout's tables.
+    """
+
+    layout: Layout
+    signature: Signature
+    launches: Mapping[str, Launch]
+    model: np.ndarray
+
+
+def prepare(
+    canonical: Canonical, strategy: str, *, trees: int = 1, threads: int = 0, ranks: bool = True, walks: int = 1
+) -> Prepared:
+    """The tables of a forest for a walking strategy, and how its kernels are launched.
+
+    Args:
+        canonical: The forest, which the strategy can serve.
+        strategy: "tree_traversal" or "perfect_tree_traversal".
+        trees: Trees that a thread walks together; with ranks, ``walks``.
+        threads, ranks, walks: See `woodpecker.schedules.cuda.lay_out`.
+    """
+    chosen = {"trees": trees, "interleave": 1, "unroll": 1}
+    options = {name: chosen[name] for name in STRATEGIES[strategy].OPTIONS}
+    layout = tables_of(canonical)(Step(0, strategy, options, "", {})) | Layout({}, {}, options, frozenset())
+    layout = cuda.lay_out(canonical, layout, strategy, threads=threads, ranks=ranks, walks=walks)
+    forest = canonical.forest
+    found = signature(layout, strategy, forest.input_dtype, str(forest.values.dtype))
+    launches = {entry: cuda.launch(layout, entry) for entry in cuda.ENTRIES}
+    return Prepared(layout, found, launches, pack([directory(layout, found)], {}))
+
+
+def kernels(found: Signature, entries: Sequence[str] = cuda.ENTRIES) -> dict[str, tvm.tirx.PrimFunc]:
+    """entry -> its kernel, under that name."""
+    return {entry: cuda.kernel(found, entry, entry) for entry in entries}
 
 
 def source(kernels: Mapping[str, tvm.tirx.PrimFunc], arch: str) -> str:
