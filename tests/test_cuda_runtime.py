@@ -139,6 +139,7 @@ def test_without_a_driver(monkeypatch, fake):
         cuda_driver.device()
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("driver")
 @pytest.mark.parametrize("broken", [False, True])
 def test_the_benchmark_script(broken, tmp_path, monkeypatch, capsys):
