@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from woodpecker import reference
+from woodpecker.errors import StrategyError
 from woodpecker.nested import from_nested
 from woodpecker.schedules import cuda
 
@@ -52,10 +53,17 @@ def test_trees_walked_together(name, strategy):
     assert_exact(prepared(FORESTS[name](), strategy, trees=4, threads=32), 70)
 
 
-@pytest.mark.parametrize("name", ["outputs", pytest.param("truncate", marks=pytest.mark.full)])
-def test_what_does_not_fit_into_shared_memory(name, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("outputs", dict(strategy="perfect_tree_traversal", ranks=True, walks=2)),
+        pytest.param("truncate", dict(strategy="tree_traversal"), marks=pytest.mark.full),
+        pytest.param("float64", dict(strategy="perfect_tree_traversal"), marks=pytest.mark.full),
+    ],
+)
+def test_what_does_not_fit_into_shared_memory(name, kind, monkeypatch):
     monkeypatch.setattr(cuda, "SHARED_BYTES", 0)
-    made = prepared(FORESTS[name](), "tree_traversal", threads=32)
+    made = prepared(FORESTS[name](), threads=32, **kind)
     assert {"rows_in_scratch", "row_in_scratch"} <= made.signature.flags
     assert made.launches["raw_f32"].shared_bytes == made.launches["few_f32"].shared_bytes == 0
     assert_exact(made, 150)
@@ -72,6 +80,12 @@ def test_rows_of_a_block():
         assert (how.scratch_bytes if scratch else how.shared_bytes) == -(-size // 64) * 64
         assert (how.scratch_bytes == 0) is not scratch
         assert how.shared_bytes <= cuda.SHARED_BYTES
+
+
+def test_blocks_that_are_too_large(monkeypatch):
+    monkeypatch.setattr(cuda, "MAX_BLOCK_BYTES", 11 * 32 * 4 - 1)
+    with pytest.raises(StrategyError, match=r"'tree_traversal' would keep 1,408 bytes .*; the limit is 1,407\."):
+        prepared(FORESTS["float32"](), "tree_traversal", threads=32)
 
 
 @pytest.mark.parametrize(("n", "blocks"), [(1, 1), (1, 5), (33, 1), (33, 64)])

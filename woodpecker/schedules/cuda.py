@@ -30,6 +30,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as TB
 
+from ..errors import StrategyError
 from ..layout import Layout, Signature
 from ..predicates import Canonical
 from ..relay_ops import aggregate
@@ -46,6 +47,8 @@ MAX_THREADS = 128
 """Rows of a block, where they fit: more blocks fill a multiprocessor better than large ones."""
 SHARED_BYTES = 48 * 1024
 """Shared memory of a block that every GPU gives without being asked for more."""
+MAX_BLOCK_BYTES = 2**31 - 1
+"""Places of a block are numbered by 32 bits."""
 ENTRIES = ("raw_f32", "raw_f64", "apply_f32", "apply_f64", "few_f32", "few_f64")
 
 
@@ -61,6 +64,9 @@ def lay_out(
         threads: Threads of a block, a power of two from 32 to 1024; 0: as many as shared memory holds the rows of.
         ranks: Walk by ranks where that is possible, see `cuda_ranks`.
         walks: Trees that a thread then walks together; without ranks it walks as many as the tables say.
+
+    Raises:
+        StrategyError: a block of rows would not fit into memory that 32 bits reach.
     """
     item = 8 if canonical.forest.input_dtype == "float64" else 4
     acc, n_columns = str(canonical.forest.values.dtype), len(canonical.columns)
@@ -83,6 +89,11 @@ def lay_out(
         "row_values_offset": terms,
         "row_bytes": round_up(terms + row * (rows if nbytes else 1)),  # packed nodes know the words of a whole block
     }
+    if (most := max(places["block_bytes"], places["row_bytes"])) > MAX_BLOCK_BYTES:
+        raise StrategyError(
+            f"strategy {strategy!r} would keep {most:,} bytes for a block of rows on a GPU; the limit is "
+            f"{MAX_BLOCK_BYTES:,}. Compile this forest for CPUs"
+        )
     more = {"rows_in_scratch"} if not fits(rows) else set()
     more |= {"row_in_scratch"} if places["row_bytes"] > SHARED_BYTES else set()
     if nbytes:
