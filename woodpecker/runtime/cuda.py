@@ -162,10 +162,21 @@ def launch(
     """
     how = model.launches[entry]
     blocks = _blocks(model, how, rows)
-    values = [*map(P, (x[0], out[0], scratch, model.blob)), *map(ctypes.c_int64, (x[1], out[1], rows, blocks))]
-    parameters = (P * len(values))(*(ctypes.addressof(value) for value in values))
-    grid = (blocks, 1, 1, how.threads, 1, 1)
-    call("cuLaunchKernel", model.functions[entry], *grid, how.shared_bytes, stream, parameters, None)
+    values, pointers = _parameters(model)
+    values[:] = (x[0], out[0], scratch, model.blob, x[1], out[1], rows, blocks)
+    threads, shared = how.threads, how.shared_bytes
+    call("cuLaunchKernel", model.functions[entry], blocks, 1, 1, threads, 1, 1, shared, stream, pointers, None)
+
+
+def _parameters(model: Model) -> tuple[Any, Any]:
+    """The parameters of the calling thread's launches, and their addresses: the driver reads them before it returns."""
+    found: tuple[Any, Any] | None = getattr(model._lanes, "parameters", None)
+    if found is None:
+        values = (ctypes.c_int64 * 8)()
+        start = ctypes.addressof(values)
+        found = values, (P * 8)(*(start + 8 * i for i in range(8)))
+        model._lanes.parameters = found
+    return found
 
 
 def scratch_bytes(model: Model, entry: str, rows: int) -> int:

@@ -71,12 +71,11 @@ def _driver(library: str) -> Any:
         if function is None:
             raise TargetError(f"the CUDA driver {library} has no function {name}: it is too old, install a newer one")
         function.argtypes, function.restype = arguments, _I
-    _check(driver, "cuInit", 0)
+    _check(driver, driver.cuInit(0), "cuInit")
     return driver
 
 
-def _check(driver: Any, name: str, *arguments: Any) -> None:
-    status = getattr(driver, name)(*arguments)
+def _check(driver: Any, status: int, name: str) -> None:
     if status != 0:
         text = ctypes.c_char_p()
         driver.cuGetErrorString(status, ctypes.byref(text))
@@ -90,7 +89,10 @@ def call(name: str, *arguments: Any) -> None:
     Raises:
         TargetError: there is no driver, or the function fails.
     """
-    _check(_driver(LIBRARY), name, *arguments)
+    driver = _driver(LIBRARY)
+    status = getattr(driver, name)(*arguments)
+    if status != 0:
+        _check(driver, status, name)
 
 
 def made(name: str, *arguments: Any, kind: Any = P) -> int:
