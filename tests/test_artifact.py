@@ -260,8 +260,10 @@ class TestOtherMachines:
             wp.load(edited(copy))
 
     def test_wrong_arguments(self, copy):
-        with pytest.raises(InputError, match="device must be None or 'cpu', found 'cuda'"):
-            wp.load(copy, device="cuda")
+        with pytest.raises(
+            InputError, match="device must be None, 'cpu', 'cuda' or 'cuda:0' and the like, found 'gpu'"
+        ):
+            wp.load(copy, device="gpu")
         with pytest.raises(InputError, match="num_threads must be an integer from 1 to 256"):
             wp.load(copy, num_threads=0)
 

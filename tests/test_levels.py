@@ -93,7 +93,6 @@ class TestTargets:
                 [V2, "aarch64"],
                 "for x86_64 on Linux with glibc and for aarch64 on Linux with glibc: an artifact is for one",
             ),
-            ([V2, {"kind": "cuda"}], "kind 'cuda'"),
             ([V2, "pdp-11"], "unknown target 'pdp-11'; known: .*x86-64-v4, x86-64,"),
             ([V2, 7], "must be a name, a dictionary or a tvm Target, found int"),
             ([[V2]], "must be a name, a dictionary or a tvm Target, found list"),

@@ -11,7 +11,7 @@ import woodpecker as wp
 from woodpecker import targets
 from woodpecker.errors import TargetError
 from woodpecker.forest import Forest
-from woodpecker.targets import resolve
+from woodpecker.targets import resolve, resolve_levels, resolve_targets
 
 
 class TestTargets:
@@ -131,12 +131,44 @@ class TestCuda:
             ({"kind": "cuda", "arch": "sm_90"}, "sm_90"),
             ({"kind": "cuda", "arch": ["sm_100", "sm_80", "sm_100"]}, "sm_80, sm_100"),
             ("nvidia/nvidia-h100", "sm_90"),
+            ("cuda -arch=sm_90", "sm_90"),
+            ("cuda -arch=sm_120,sm_90", "sm_90, sm_120"),
         ],
         ids=repr,
     )
-    def test_not_yet(self, target, archs):
-        with pytest.raises(TargetError, match=rf"\(kind 'cuda': {archs}\) is not supported yet"):
+    def test_architectures(self, target, archs):
+        levels, gpu = resolve_targets(target)
+        assert [level.name for level in levels] == ["llvm"]
+        assert gpu is not None and ", ".join(gpu.archs) == archs
+        assert resolve_targets(["x86-64-v3", target]) == (resolve_levels("x86-64-v3"), gpu)
+        with pytest.raises(TargetError, match=r"is of kind 'cuda', and this is for CPUs: compile takes it"):
             resolve(target)
+
+    def test_none(self):
+        assert resolve_targets(["x86-64", "llvm"]) == (resolve_levels(["x86-64", "llvm"]), None)
+
+    @pytest.mark.parametrize(
+        ("target", "message"),
+        [
+            (
+                ["cuda", "nvidia/nvidia-h100"],
+                "both for CUDA: name all architectures in one, such as 'cuda -arch=sm_80,",
+            ),
+            (["wasm32", "cuda"], "goes with CPUs that are x86_64 and aarch64 on Linux with glibc; 'wasm32' is for Web"),
+            (
+                ["aarch64-linux-musl", "cuda"],
+                "on Linux with glibc; 'aarch64-linux-musl' is for aarch64 on Linux with m",
+            ),
+            ({"kind": "cuda", "host": {"kind": "llvm"}}, r"names a host: give a list instead"),
+            ("cuda -mcpu=sm_90", "'cuda' may be followed by -arch=sm_90 or -arch=sm_90,sm_100 only"),
+            ("cuda -arch=sm_90 -x", "'cuda' may be followed by -arch=sm_90 or"),
+            (["cuda", "cpu", "llvm"], "'llvm' is listed twice: 'cpu' means the same here"),
+        ],
+        ids=repr,
+    )
+    def test_with_others(self, target, message):
+        with pytest.raises(TargetError, match=message):
+            resolve_targets(target)
 
     @pytest.mark.parametrize(
         ("arch", "message"),

@@ -135,6 +135,8 @@ def export(
     final = check_path(path)
     shared = c_config.check_format(format, final) == "shared"
     symbol = c_config.check_symbol(symbol)
+    if not shared and manifest.get("cuda") is not None:
+        raise InputError("CUDA code runs from Python, and a static library is for C: compile that without 'cuda'")
     final = check_output(final)
     platform = levels[0].target.platform
     module = shared and platform.system == machine.WEBASSEMBLY

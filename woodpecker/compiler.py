@@ -16,7 +16,7 @@ from .predicates import canonicalise
 from .runtime import machine, threads
 from .runtime.compiled import CompiledModel, Program
 from .runtime.predictor import Predictor, make_predictor
-from .targets import import_tvm, resolve_levels
+from .targets import import_tvm, resolve_targets
 
 
 def compile(
@@ -40,7 +40,9 @@ def compile(
         target: "llvm" or "cpu" for this machine's CPU, "x86-64-v2", "x86-64-v3", "x86-64-v4", or a TVM target of kind
             llvm (tag, dictionary, JSON or object) for this architecture; or a sequence of these, CPU levels of which
             the last that a CPU can run is chosen when the model is loaded. "x86-64" is short for those three.
-            "aarch64", "armv7", "riscv64", "wasm32" (WebAssembly) or a triple: other platforms.
+            "aarch64", "armv7", "riscv64", "wasm32" (WebAssembly) or a triple: other platforms. "cuda", "cuda
+            -arch=sm_90,sm_100" or a TVM target of kind cuda: code for NVIDIA GPUs besides, beside this machine's CPU or
+            those that a sequence names; needs the extra cuda, and no GPU.
         strategy: "auto", "gemm", "tree_traversal", "perfect_tree_traversal", "bitslice", "scan" or "depth_rule".
         precision: "exact": raw scores have the bits of the source library. "fast": leaf values and sums are float32,
             so a float64 library's raw scores differ by at most ``(T + 1) * 2**-24 * sum(abs(terms))``, to first order.
@@ -51,17 +53,19 @@ def compile(
         iteration_range: XGBoost and LightGBM: compile the trees of these boosting rounds only, [begin, end).
         tuning_logs: Folders or files of tuning records that "auto" looks into, before the shipped ones; None: the
             user's own folder, see `woodpecker.tuning.logs`; an empty list: no records, not even the shipped ones.
-        **strategy_options: Options of the strategy; an unknown one is an error that lists the known ones.
+        **strategy_options: Options of the strategy; an unknown one is an error that lists the known ones. With CUDA
+            code, also those of the walk on a GPU: "cuda_trees", "cuda_threads" and "cuda_ranks".
 
     Returns:
         A `Predictor` with the methods of the source model; or, where code for the target can't run on this CPU, a
-        `CompiledModel`, which can be saved.
+        `CompiledModel`, which can be saved. With CUDA code it predicts on this process's first GPU, where there is one
+        that the code serves, else on the CPU, to the same bits; `inspect` says which, and why.
 
     Raises:
         InvalidModelError: the model contradicts itself. UnsupportedModelError: it has something that is not compiled;
             the message names it. StrategyError: the strategy or an option of it does not fit. TargetError: the target
             is unknown. InputError: another argument is wrong, or the environment variable WOODPECKER_CPU_LEVEL.
-            MissingExtraError: TVM is not installed.
+            MissingExtraError: TVM, or for CUDA code NVRTC, is not installed.
     """
     threads.resolve(num_threads)
     tvm = import_tvm()
@@ -71,18 +75,32 @@ def compile(
     from .relay_ops.relax import build_module
     from .runtime.format import in_level, pack
 
-    targets = resolve_levels(target)
+    targets, gpu_target = resolve_targets(target)
     number = machine.choose([where.manifest() for where in targets])
     forest = to_forest(model, missing=missing, iteration_range=iteration_range)
     forest = _with_post_transform(with_precision(forest, precision), post_transform)
 
     canonical = canonicalise(forest)
+    half = None
+    if gpu_target is not None:
+        from . import levels_cuda
+
+        strategy_options, half = levels_cuda.split_plan(canonical, strategy, strategy_options)
     levels, directories = make_levels(canonical, targets, strategy, strategy_options, tuning_logs)
     links = link_stages(forest)
 
     manifest = build_manifest(canonical, levels, "", tvm.__version__)
+    if gpu_target is not None and half is not None:
+        made = levels_cuda.make(canonical, gpu_target, half, len(directories))
+        manifest["cuda"], directories = made.manifest, [*directories, *made.directories]
     manifest["prefix"] = f"wp_{_digest(pack(directories, manifest))}"
     blob = pack(directories, manifest)
+
+    gpu, no_gpu = None, None
+    if gpu_target is not None and number is not None:
+        from .runtime import cuda_model
+
+        gpu, no_gpu = cuda_model.here(manifest, blob)
 
     best = levels[-1 if number is None else number]
     program = Program(
@@ -93,6 +111,8 @@ def compile(
         to_relax=lambda x_dtype, method: build_module(
             canonical, x_dtype, forest.methods[method] if method else None, best.plan
         ),
+        gpu=gpu,
+        no_gpu=no_gpu,
     )
     custom = post_transform if callable(post_transform) else None
     if number is None:

@@ -12,6 +12,7 @@ entries, links      the compiled functions
 acc_dtype, n_outputs, n_trees
 input               `woodpecker.runtime.rows.InputSpec`
 methods, classes    what the source model's methods return
+cuda                `woodpecker.levels_cuda`; absent where there is no code for GPUs
 stats, source       for people
 """
 

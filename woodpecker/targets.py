@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from . import targets_cuda
 from .errors import MissingExtraError, TargetError
 from .platforms import ARCHITECTURES, SUPPORTED, TRIPLES_BEGIN, Architecture, Platform, here, of_triple, triple
 from .runtime import machine
-from .targets_cuda import architectures
+from .targets_cuda import CudaTarget
 
 HOST_NAMES = ("llvm", "cpu")
 X86_LEVELS = ("x86-64-v2", "x86-64-v3", "x86-64-v4")
@@ -86,6 +87,39 @@ def import_tvm() -> Any:
     return tvm
 
 
+def resolve_targets(target: Any) -> tuple[tuple[CpuTarget, ...], CudaTarget | None]:
+    """The CPU levels that a target, or a sequence of targets, means, and the CUDA target among them, if there is one.
+    A CUDA target alone comes with this machine's CPU.
+
+    Raises:
+        TargetError: see `resolve_levels`; or there are two CUDA targets, or one with a CPU that has no such GPUs.
+        MissingExtraError: TVM is not installed.
+    """
+    several = isinstance(target, Sequence) and not isinstance(target, (str, bytes))
+    cpus: list[Any] = []
+    gpus: list[CudaTarget] = []
+    for entry in target if several else [target]:
+        portable = isinstance(entry, str) and entry == PORTABLE
+        name, config = (PORTABLE, {}) if portable else _configuration(entry)
+        if config.get("kind") == targets_cuda.KIND:
+            gpus.append(targets_cuda.resolved(config, name))
+        else:
+            cpus.append(entry)
+    levels = resolve_levels(cpus if cpus or not gpus else [HOST_NAMES[0]])
+    if len(gpus) > 1:
+        raise TargetError(
+            f"targets {gpus[0].name!r} and {gpus[1].name!r} are both for CUDA: name all architectures in one, such as "
+            "'cuda -arch=sm_80,sm_90'"
+        )
+    if gpus and levels[0].platform not in targets_cuda.PLATFORMS:
+        places = " and ".join(place.machine for place in targets_cuda.PLATFORMS)
+        raise TargetError(
+            f"target {gpus[0].name!r} goes with CPUs that are {places} on Linux with glibc; {levels[0].name!r} is for "
+            f"{machine.platform_text(levels[0].manifest())}"
+        )
+    return levels, gpus[0] if gpus else None
+
+
 def resolve_levels(target: Any) -> tuple[CpuTarget, ...]:
     """The CPU levels that a target, or a sequence of targets, means: the better one comes later.
 
@@ -137,24 +171,14 @@ def resolve(target: Any) -> CpuTarget:
         TargetError: it is unknown, no CPU, or one that no code is made for.
         MissingExtraError: TVM is not installed.
     """
-    tvm = import_tvm()
-    if isinstance(target, tvm.target.Target):
-        target = dict(target.export())
-    name = target if isinstance(target, str) else json.dumps(target, default=str, sort_keys=True)
-    if isinstance(target, str):
-        config = _named(target)
-    elif isinstance(target, Mapping):
-        config = {str(k): v for k, v in target.items()}
-    else:
-        raise TargetError(f"target must be a name, a dictionary or a tvm Target, found {type(target).__name__}")
-    if config.get("kind") == "cuda":
-        archs = ", ".join(architectures(config, name))
-        raise TargetError(
-            f"target {name!r} (kind 'cuda': {archs}) is not supported yet: this version compiles for CPUs"
-        )
+    name, config = _configuration(target)
+    if config.get("kind") == targets_cuda.KIND:
+        targets_cuda.resolved(config, name)
+        raise TargetError(f"target {name!r} is of kind 'cuda', and this is for CPUs: compile takes it")
     if config.get("kind") != "llvm":
         raise TargetError(
-            f"target {name!r} is of kind {config.get('kind')!r}; this version compiles for CPUs (kind 'llvm') only"
+            f"target {name!r} is of kind {config.get('kind')!r}; this version compiles for CPUs (kind 'llvm') and for "
+            "kind 'cuda'"
         )
     config = _typed(config, name)
     platform = of_triple(config["mtriple"], name) if config.get("mtriple") else here()
@@ -194,6 +218,18 @@ def resolve(target: Any) -> CpuTarget:
     except Exception as error:  # TVM raises several types here, InternalError among them
         raise TargetError(f"TVM refuses target {name!r}: {str(error).strip().splitlines()[-1]}") from error
     return CpuTarget(name, text, platform.system, platform.machine, config["mcpu"], features, platform.libc)
+
+
+def _configuration(target: Any) -> tuple[str, dict[str, Any]]:
+    """What the user asked for, and the TVM target configuration that it means, as yet unchecked."""
+    if isinstance(target, import_tvm().target.Target):
+        target = dict(target.export())
+    name = target if isinstance(target, str) else json.dumps(target, default=str, sort_keys=True)
+    if isinstance(target, str):
+        return name, _named(target)
+    if isinstance(target, Mapping):
+        return name, {str(k): v for k, v in target.items()}
+    raise TargetError(f"target must be a name, a dictionary or a tvm Target, found {type(target).__name__}")
 
 
 def _typed(config: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -284,12 +320,12 @@ def _named(name: str) -> dict[str, Any]:
             raise TargetError(f"target {name!r} is not valid JSON: {error}") from None
         if isinstance(parsed, dict):
             return parsed
-    if name == "cuda":
-        return {"kind": "cuda"}
+    if gpu := targets_cuda.named(name):
+        return gpu
     try:
         return {k: v for k, v in dict(import_tvm().target.Target(name).export()).items() if k not in ("tag", "keys")}
     except Exception as error:
-        known = ", ".join((*HOST_NAMES, *X86_LEVELS, PORTABLE, *ARCHITECTURE_NAMES, WASM32))
+        known = ", ".join((*HOST_NAMES, *X86_LEVELS, PORTABLE, *ARCHITECTURE_NAMES, WASM32, targets_cuda.KIND))
         raise TargetError(
             f"unknown target {name!r}; known: {known}, a triple such as aarch64-linux-musl, a TVM target tag, "
             "dictionary or JSON"

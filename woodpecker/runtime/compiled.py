@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import InputError, TargetError, UnsupportedModelError
 from . import labels, machine
+from .cuda_facts import gpus, summary
 from .rows import InputSpec
 
 Entry = Callable[..., Any]
@@ -31,6 +32,9 @@ class Program:
         manifest: See `woodpecker.manifest`; with the fields of the CPU level that runs, `format.in_level`.
         save: Writes the artifact, see `CompiledModel.save`; None where it was not compiled here.
         to_relax: Builds the Relax module for a dtype of X and a method, or None likewise.
+        gpu: The model on a GPU, `woodpecker.runtime.cuda.Model`, which computes raw scores and leaf ids instead of
+            the entries; None: they run on the CPU.
+        no_gpu: Why it is None where the model has CUDA code and no one asked for the CPU.
     """
 
     entry: Callable[[str], Entry]
@@ -38,6 +42,8 @@ class Program:
     manifest: Mapping[str, Any]
     save: Callable[..., None] | None = None
     to_relax: Callable[[str, str | None], Any] | None = None
+    gpu: Any = None
+    no_gpu: str | None = None
 
 
 class _NotHereError(TargetError, AttributeError):
@@ -102,15 +108,18 @@ class CompiledModel:
             raise UnsupportedModelError("a loaded artifact can't be saved again: copy its file")
         self._program.save(path, format=format, symbol=symbol)
         targets = [level["target"] for level in self._program.manifest["levels"]]
-        return f"{os.fspath(path)}: {os.path.getsize(path):,} bytes; runs on {machine.requirement(targets)}"
+        places = "; and on ".join(filter(None, (machine.requirement(targets), gpus(self._program.manifest))))
+        return f"{os.fspath(path)}: {os.path.getsize(path):,} bytes; runs on {places}"
 
     def inspect(self) -> dict[str, Any]:
         """What is in the model, why it is compiled as it is, and for what: JSON values.
 
         ``levels`` lists the CPU levels and says which one is in use; ``target``, ``plan``, ``tuning`` and
-        ``ns_per_row`` beside it are that one's, or the last one's where this machine can run none.
+        ``ns_per_row`` beside it are that one's, or the last one's where this machine can run none. ``cuda`` is what
+        there is for GPUs, and ``device`` where this model runs; where there is CUDA code, and it was left to
+        `woodpecker.compile` to use it, ``no_gpu`` is why it does not, or None.
         """
-        hidden = {"input", "classes", "methods", "entries", "links", "level"}
+        hidden = {"input", "classes", "methods", "entries", "links", "level", "cuda"}
         of_calls = {"prefix", "suffix", "scratch_bytes", "row_block", "terms"}
         manifest = self._program.manifest
         shown = {k: v for k, v in manifest.items() if k not in hidden | of_calls}
@@ -123,6 +132,10 @@ class CompiledModel:
         shown["methods"] = ["predict_raw", "apply", *self._program.manifest["methods"]]
         shown["n_classes"] = [len(c) for c in self._classes]
         shown["model_bytes"] = len(self._program.model)
+        gpu = self._program.gpu
+        shown["device"] = "cpu" if gpu is None else f"cuda:{gpu.device.number}"
+        if half := summary(manifest):
+            shown["cuda"] = {**half, "no_gpu": self._program.no_gpu}
         return shown
 
     def to_relax(self, x_dtype: str = "float32", method: str | None = None) -> Any:

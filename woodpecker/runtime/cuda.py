@@ -136,6 +136,7 @@ def load(codes: Sequence[Code], launches: Mapping[str, Launch], blob: np.ndarray
 
 def _unload(context: int, module: int, memory: int) -> None:
     with Current(context):
+        call("cuCtxSynchronize")  # the last kernels may still run, on the caller's streams
         call("cuMemFree_v2", memory)
         call("cuModuleUnload", module)
 

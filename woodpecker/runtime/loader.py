@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import tvm_ffi
 
-from ..errors import ArtifactError, InputError
+from ..errors import ArtifactError
 from . import format as fmt
 from . import machine, threads
 from .compiled import Entry, Program
+from .cuda_facts import check_cuda, device_number
 from .files import check_path
 from .predictor import Predictor, make_predictor
 
@@ -138,23 +139,26 @@ def load(
 
     Args:
         path: The artifact; a regular file of any name.
-        device: None or "cpu".
+        device: None or "cpu"; "cuda", this process's first GPU, or "cuda:1" and the like, where the artifact has code.
         num_threads: Threads per call; None: the CPUs of this process's affinity and control group, and one where a
             call has too little work. The environment variable WOODPECKER_NUM_THREADS is the default.
         verify: Compare the digest of the whole model, which reads all of the file.
 
     Raises:
-        ArtifactError: the file is no artifact, is damaged, or belongs to another platform, CPU or format version.
+        ArtifactError: the file is no artifact, is damaged, belongs to another platform, CPU or format version, or has
+            no CUDA code for ``device``.
+        TargetError: there is no such GPU, no driver, no code for the GPU's architecture, or the driver fails.
         InputError: ``num_threads``, ``device`` or WOODPECKER_CPU_LEVEL is wrong, or ``path`` is no path.
         OSError: the file can't be read.
     """
     threads.resolve(num_threads)
-    if device not in (None, "cpu"):
-        raise InputError(f"device must be None or 'cpu', found {device!r}: this version runs artifacts on CPUs")
+    gpu_number = device_number(device)
     header = read_header(path, verify=verify)
     name = os.fspath(path)
     if is_static(name):
         raise ArtifactError(f"{name} is a static library, to link into a C program: save() as a .so to load it")
+    if gpu_number is not None:
+        check_cuda(header.manifest, name)
     number = machine.check([level["target"] for level in header.manifest["levels"]], name)
     manifest = fmt.in_level(header.manifest, number)
     prefix, suffix = manifest["prefix"], manifest["suffix"]
@@ -172,4 +176,9 @@ def load(
     address = int(module[f"{prefix}_model"]())
     memory: Any = (ctypes.c_uint8 * header.length).from_address(address)
     model = np.frombuffer(memory, np.uint8)
-    return make_predictor(Program(entry, model, manifest), num_threads)
+    gpu = None
+    if gpu_number is not None:
+        from . import cuda_model
+
+        gpu = cuda_model.load(manifest, model, gpu_number, name)
+    return make_predictor(Program(entry, model, manifest, gpu=gpu), num_threads)

@@ -18,7 +18,7 @@ from ..errors import InputError
 from . import outputs, threads
 from .compiled import CompiledModel, Program
 from .format import aligned
-from .rows import direct, read_rows
+from .rows import direct, on_gpu, read_rows
 
 INT32 = np.dtype(np.int32)
 
@@ -28,6 +28,7 @@ class Predictor(CompiledModel):
 
     X is (n, n_features): numpy float32, float64 or integers, a pandas, polars or pyarrow frame, a scipy CSR matrix, or
     anything with DLPack in CPU memory. A torch tensor comes back as a torch tensor, everything else as numpy.
+    On a GPU it may also lie in its memory, see `woodpecker.runtime.cuda_rows`: answers do then, too.
 
     Beside `predict_raw` and `apply` it has the methods of the source model. Attributes: see `CompiledModel`.
     """
@@ -44,6 +45,7 @@ class Predictor(CompiledModel):
     ) -> None:
         super().__init__(program, post_transform)
         self._num_threads = threads.resolve(num_threads)
+        self._gpu = program.gpu
         self._model = tvm_ffi.from_dlpack(_writable_alias(program.model))
         self._local = threading.local()
         self._acc_dtype = np.dtype(program.manifest["acc_dtype"])
@@ -63,11 +65,15 @@ class Predictor(CompiledModel):
 
         Args:
             X: (n, n_features).
-            out: C-ordered (n, K) array of that dtype, to write to instead of a new one; none of X's memory.
+            out: C-ordered (n, K) array of that dtype, to write to instead of a new one; none of X's memory. Where X is
+                in the memory of a GPU, so must ``out`` be.
 
         Raises:
-            InputError: X or ``out`` is not what the model expects.
+            InputError: X or ``out`` is not what the model expects. TargetError: the model runs on a GPU, and its driver
+                fails.
         """
+        if self._gpu is not None and on_gpu(X):
+            return self._resident("raw", X, self.n_outputs_, self._acc_dtype, out)
         scores, restore = self._scores("raw", X, self.n_outputs_, self._acc_dtype, out)
         return restore(scores) if restore else scores
 
@@ -76,8 +82,16 @@ class Predictor(CompiledModel):
 
         Args and errors: see `predict_raw`; ``out`` is (n, T) int32.
         """
+        if self._gpu is not None and on_gpu(X):
+            return self._resident("apply", X, self.n_trees_, INT32, out)
         ids, restore = self._scores("apply", X, self.n_trees_, INT32, out)
         return restore(ids) if restore else ids
+
+    def _resident(self, kind: str, X: Any, width: int, dtype: np.dtype[Any], out: Any) -> Any:
+        """An entry over rows in the memory of the GPU, with answers there."""
+        from .cuda_rows import compute
+
+        return compute(self._gpu, kind, X, self._spec, width, dtype, out)
 
     def _method(self, name: str, X: Any) -> Any:
         """What the source model's method ``name`` returns for X."""
@@ -106,6 +120,10 @@ class Predictor(CompiledModel):
             scores = np.empty((len(X), width), dtype)
             self._call(f"{kind}_f32" if X.dtype == np.float32 else f"{kind}_f64", X, scores)
             return scores, None
+        if self._gpu is not None and on_gpu(X):
+            from .cuda_rows import to_host
+
+            return to_host(self._gpu, kind, X, self._spec, width, dtype)
         rows = read_rows(X, self._spec)
         given = scores = self._out(out, (rows.n, width), dtype)
         if out is not None:
@@ -125,6 +143,11 @@ class Predictor(CompiledModel):
         """Run an entry over all rows of a block, in as many tasks as pay."""
         n = len(X)
         if n == 0 or out.size == 0:
+            return
+        if self._gpu is not None and not name.startswith("link_"):
+            from .cuda import run
+
+            run(self._gpu, name.partition("_")[0], X, out)
             return
         if self._terms is not None and n in self._by_trees and name in ("raw_f32", "raw_f64"):
             self._by_terms(self._terms, name, X, out)

@@ -23,7 +23,8 @@ FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 # Devices of DLPack whose memory this process can read: CPU, pinned (CUDA, ROCm) and CUDA managed memory.
 _HOST_DEVICES = {1, 3, 11, 13}
-_DEVICE_NAMES = {2: "cuda", 4: "opencl", 7: "vulkan", 8: "metal", 10: "rocm", 14: "oneapi", 15: "webgpu"}
+CUDA = 2
+_DEVICE_NAMES = {CUDA: "cuda", 4: "opencl", 7: "vulkan", 8: "metal", 10: "rocm", 14: "oneapi", 15: "webgpu"}
 
 _FRAME_LIBRARIES = {"pandas", "polars", "pyarrow", "modin", "cudf", "dask", "narwhals", "duckdb", "ibis", "pyspark"}
 
@@ -276,6 +277,16 @@ def _is_frame(X: Any) -> bool:
     return hasattr(X, "__narwhals_dataframe__") or hasattr(X, "__dataframe__")
 
 
+def on_gpu(X: Any) -> bool:
+    """Whether X lies in the memory of a GPU of CUDA."""
+    if isinstance(X, np.ndarray):
+        return False
+    try:
+        return hasattr(X, "__dlpack__") and int(X.__dlpack_device__()[0]) == CUDA
+    except Exception:  # X may be of any class; `read_rows` says what is wrong with it
+        return False
+
+
 def _dlpack_rows(X: Any, spec: InputSpec) -> Rows:
     name = f"{type(X).__module__.partition('.')[0]} tensor"
     try:
@@ -284,7 +295,8 @@ def _dlpack_rows(X: Any, spec: InputSpec) -> Rows:
         raise InputError(f"X is a {name} on a device whose memory cannot be read: {error}") from error
     if device not in _HOST_DEVICES:
         where = f"{_DEVICE_NAMES.get(device, f'DLPack device {device}')}:{index}"
-        raise InputError(f"X is a {name} on {where}, and this artifact runs on the CPU: pass X.cpu()")
+        more = f", or load an artifact with CUDA code with device={where!r}" if device == CUDA else ""
+        raise InputError(f"X is a {name} on {where}, and this artifact runs on the CPU: pass X.cpu(){more}")
     tensor = X
     if getattr(tensor, "requires_grad", False):
         tensor = tensor.detach()
@@ -296,7 +308,7 @@ def _dlpack_rows(X: Any, spec: InputSpec) -> Rows:
     except (ValueError, TypeError, BufferError, RuntimeError) as error:
         dtype = getattr(X, "dtype", "unknown")
         raise InputError(f"X is a {name} of dtype {dtype} that numpy cannot read: {error}; pass float32") from error
-    return _array_rows(array, spec, _to_torch if _is_torch(X) else _as_numpy)
+    return _array_rows(array, spec, to_torch if _is_torch(X) else _as_numpy)
 
 
 def _is_torch(X: Any) -> bool:
@@ -304,10 +316,10 @@ def _is_torch(X: Any) -> bool:
     return torch is not None and isinstance(X, torch.Tensor)
 
 
-def _to_torch(result: Any) -> Any:
+def to_torch(result: Any) -> Any:
     """Numbers as torch tensors over the same memory; labels that torch has no dtype for stay numpy arrays."""
     if isinstance(result, (list, tuple)):
-        return type(result)(_to_torch(part) for part in result)
+        return type(result)(to_torch(part) for part in result)
     if not isinstance(result, np.ndarray) or result.dtype.kind not in "fiub":
         return result
     array = np.require(result, requirements=["C", "A", "W"])

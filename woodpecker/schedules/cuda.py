@@ -71,7 +71,8 @@ def lay_out(
     item = 8 if canonical.forest.input_dtype == "float64" else 4
     acc, n_columns = str(canonical.forest.values.dtype), len(canonical.columns)
     outputs, flags = layout.scalars["n_outputs"], layout.flags
-    nbytes = cuda_ranks.rank_bytes(canonical, layout, strategy, threads or MAX_THREADS) if ranks else 0
+    ranks = ranks and layout.constants["trees"] == 1
+    nbytes = cuda_ranks.rank_bytes(canonical, strategy, threads or MAX_THREADS) if ranks else 0
     row = cuda_ranks.row_bytes(n_columns, nbytes) if nbytes else (n_columns + 1) * item
 
     def sums(rows: int) -> int:

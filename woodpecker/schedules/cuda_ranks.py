@@ -30,10 +30,10 @@ RANKED = "ranked"
 ALWAYS_LEFT = 2**16 - 1
 
 
-def rank_bytes(canonical: Canonical, layout: Layout, strategy: str, threads: int) -> int:
+def rank_bytes(canonical: Canonical, strategy: str, threads: int) -> int:
     """Bytes of a rank, or 0: this forest is not walked by ranks."""
     most = int(np.diff(canonical.columns.bound_offset).max(initial=0))
-    if strategy != perfect_tree_traversal.NAME or layout.constants["trees"] != 1 or canonical.has_categories:
+    if strategy != perfect_tree_traversal.NAME or canonical.has_categories:
         return 0
     if most >= ALWAYS_LEFT or len(canonical.columns) * threads > 2**16:
         return 0

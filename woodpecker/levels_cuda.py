@@ -1,0 +1,106 @@
+"""The CUDA half of a model: plan, tables and code for GPUs, beside the CPU levels.
+
+It has two directories of the model blob, which follow those of the levels: the one that kernels read, and one whose
+tables are the code, compressed.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import zlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import build_cuda
+from .layout import Signature, directory
+from .predicates import Canonical
+from .relay_ops.plan import Step
+from .runtime.cuda import Code
+from .runtime.format import Directory
+from .runtime.threads import available_cpus
+from .schedules import cuda, cuda_plan
+from .targets_cuda import CudaTarget
+
+COMPRESSION = 6
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a model has for GPUs.
+
+    Args:
+        manifest: What its manifest says of that, under "cuda".
+        directories: To be appended to those of the CPU levels.
+    """
+
+    manifest: Mapping[str, Any]
+    directories: Sequence[Directory]
+
+
+def split_plan(canonical: Canonical, strategy: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], Step]:
+    """The options of the CPU's strategy, and the GPU's plan.
+
+    Raises:
+        StrategyError: see `cuda_plan.make_plan`.
+    """
+    mine, given = cuda_plan.split(options)
+    return mine, cuda_plan.make_plan(canonical, strategy, given)
+
+
+def make(canonical: Canonical, target: CudaTarget, step: Step, first_directory: int) -> Made:
+    """Tables and code of a plan.
+
+    Args:
+        canonical: The forest.
+        target: The architectures.
+        step: From `cuda_plan.make_plan`.
+        first_directory: How many directories come before.
+
+    Raises:
+        StrategyError: a block of rows would not fit into memory that 32 bits reach.
+        MissingExtraError: NVRTC is not installed. TargetError: it does not know an architecture.
+    """
+    options = step.options
+    by_ranks = cuda_plan.ranked(canonical, step.strategy, options)
+    together = options["cuda_trees"]
+    trees, walks = (1, together) if by_ranks else (together, 1)
+    prepared = build_cuda.prepare(
+        canonical, step.strategy, trees=trees, threads=options["cuda_threads"], ranks=by_ranks, walks=walks
+    )
+    codes = _codes(prepared.signature, first_directory, target.archs)
+    stored = [np.frombuffer(zlib.compress(code.image, COMPRESSION), np.uint8) for code in codes]
+    manifest = {
+        "directory": first_directory,
+        "plan": step.manifest(),
+        "launches": {
+            entry: [how.threads, how.rows, how.shared_bytes, how.scratch_bytes]
+            for entry, how in prepared.launches.items()
+        },
+        "codes": [
+            {
+                "kind": code.kind,
+                "arch": code.arch,
+                "bytes": len(code.image),
+                "stored": packed.nbytes,
+                "sha256": hashlib.sha256(code.image).hexdigest(),
+            }
+            for code, packed in zip(codes, stored, strict=True)
+        ],
+    }
+    return Made(manifest, [directory(prepared.layout, prepared.signature), ({}, dict(enumerate(stored)))])
+
+
+@functools.lru_cache(maxsize=64)
+def _codes(found: Signature, first_directory: int, archs: tuple[str, ...]) -> tuple[Code, ...]:
+    """A cubin for each architecture, and PTX of the oldest, which the driver compiles for all that have no cubin."""
+    made = {entry: cuda.kernel(found, entry, entry, first_directory) for entry in cuda.ENTRIES}
+    text = build_cuda.source(made, archs[0])
+    wanted = [*((arch, "cubin") for arch in archs), (archs[0], "ptx")]
+    # NVRTC takes a second or two for each, outside of Python's lock.
+    with ThreadPoolExecutor(min(len(wanted), available_cpus())) as pool:
+        return tuple(pool.map(lambda one: build_cuda.assemble(text, *one), wanted))

@@ -1,0 +1,251 @@
+"""Rows in the memory of a GPU, by DLPack: read where they lie, on the caller's current stream, and answers there.
+
+Nothing waits here: a kernel follows what is on the stream already, and whoever reads the answer on that stream comes
+after it. PyTorch and CuPy are asked for their current stream and for the memory of answers; of other libraries the
+legacy default stream is used, and the caller passes ``out``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, WoodpeckerError
+from . import cuda
+from .cuda import Model
+from .cuda_driver import Current, call, made
+from .rows import CUDA, InputSpec, check_shape, to_torch
+
+LEGACY_STREAM = 1
+"""DLPack's number of the legacy default stream."""
+_FLOAT, _INTEGER = 2, 0
+_DTYPES: dict[tuple[int, int], np.dtype[Any]] = {
+    (_FLOAT, 32): np.dtype(np.float32),
+    (_FLOAT, 64): np.dtype(np.float64),
+    (_INTEGER, 32): np.dtype(np.int32),
+}
+_CASTS = {"torch": "X.float()", "cupy": "X.astype('float32')"}
+
+
+class _Tensor(ctypes.Structure):
+    """DLTensor, with which a DLManagedTensor begins."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device", ctypes.c_int32),
+        ("number", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("offset", ctypes.c_uint64),
+    ]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix in the memory of a GPU.
+
+    Args:
+        address: Of its first element.
+        shape: (rows, columns).
+        strides: Of rows and columns, in elements.
+        dtype: float32, float64 or int32.
+        number: Of the GPU.
+        capsule: What keeps the memory.
+    """
+
+    address: int
+    shape: tuple[int, int]
+    strides: tuple[int, int]
+    dtype: np.dtype[Any]
+    number: int
+    capsule: Any
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The addresses from the first byte to behind the last."""
+        steps = [(n - 1) * stride * self.dtype.itemsize for n, stride in zip(self.shape, self.strides, strict=True)]
+        low, high = sum(min(step, 0) for step in steps), sum(max(step, 0) for step in steps)
+        return self.address + low, self.address + high + self.dtype.itemsize
+
+
+def compute(model: Model, kind: str, X: Any, spec: InputSpec, width: int, dtype: np.dtype[Any], out: Any) -> Any:
+    """Raw scores or leaf ids of rows in the memory of the model's GPU, in its memory.
+
+    Args:
+        model: The model.
+        kind: "raw" or "apply".
+        X: (n, F) float32 or float64, with unit column stride.
+        spec: What the model expects.
+        width, dtype: Columns and dtype of the answer.
+        out: (n, width) of that dtype on the same GPU, rows of unit column stride; None: a new tensor of PyTorch or
+            array of CuPy, as X is.
+
+    Returns:
+        ``out``, or the new one.
+
+    Raises:
+        InputError: X or ``out`` is not what is expected. TargetError: the driver fails.
+    """
+    library = _library(X)
+    with _on_device(library, X):
+        stream = _stream(library, X)
+        x = _rows(model, X, spec, stream)
+        result = _empty(library, X, (x.shape[0], width), dtype) if out is None else out
+        y = _matrix(result, stream, "out")
+        _check_out(model, y, x, width, dtype)
+        if y.shape[0] and width:
+            with Current(model.device.context):
+                _launch(model, kind, x, (y.address, y.strides[0]), stream)
+    return result
+
+
+def to_host(
+    model: Model, kind: str, X: Any, spec: InputSpec, width: int, dtype: np.dtype[Any]
+) -> tuple[np.ndarray, Callable[[Any], Any]]:
+    """The same in the memory of the host, which waits for it; and what puts results beside X, as far as they are
+    numbers, and X of PyTorch or CuPy.
+
+    Raises:
+        InputError, TargetError: see `compute`.
+    """
+    library = _library(X)
+    with _on_device(library, X):
+        stream = _stream(library, X)
+        x = _rows(model, X, spec, stream)
+        out = np.empty((x.shape[0], width), dtype)
+        if out.size:
+            with Current(model.device.context):
+                memory = made("cuMemAllocAsync", out.nbytes, stream)
+                try:
+                    _launch(model, kind, x, (memory, width), stream)
+                    call("cuMemcpyDtoHAsync_v2", out.ctypes.data, memory, out.nbytes, stream)
+                finally:
+                    call("cuMemFreeAsync", memory, stream)
+                    call("cuStreamSynchronize", stream)
+    return out, lambda result: _beside(library, X, result)
+
+
+def _launch(model: Model, kind: str, x: Matrix, out: tuple[int, int], stream: int) -> None:
+    """Launch on the stream, which scratch belongs to as well: another stream may run the same model meanwhile."""
+    rows = x.shape[0]
+    entry = cuda.entry_for(model, kind, x.dtype, rows)
+    nbytes = cuda.scratch_bytes(model, entry, rows)
+    scratch = made("cuMemAllocAsync", nbytes, stream) if nbytes else 0
+    try:
+        cuda.launch(model, entry, (x.address, x.strides[0]), out, rows, scratch, stream)
+    finally:
+        if scratch:
+            call("cuMemFreeAsync", scratch, stream)
+
+
+def _rows(model: Model, X: Any, spec: InputSpec, stream: int) -> Matrix:
+    number = int(X.__dlpack_device__()[1])
+    if number != model.device.number:
+        raise InputError(f"X is on cuda:{number}, and the model on cuda:{model.device.number}: move one of them")
+    tensor = X.detach() if getattr(X, "requires_grad", False) else X
+    if callable(getattr(tensor, "is_neg", None)) and tensor.is_neg():
+        tensor = tensor.resolve_neg()  # torch exports such a view without its pending sign
+    shape = tuple(int(n) for n in X.shape)
+    check_shape(shape, spec)
+    x = _matrix(tensor, stream, "X")
+    if x.shape != shape:
+        raise InputError(f"X has shape {shape}, and by DLPack {x.shape}")
+    if x.dtype.kind != "f":
+        raise InputError(f"X has dtype {x.dtype} on the GPU, where float32 and float64 are read; {_cast(X)}")
+    if x.shape[1] > 1 and x.strides[1] != 1:
+        raise InputError("X is not in row order on the GPU: pass a copy that is (torch: X.contiguous())")
+    return x
+
+
+def _cast(X: Any) -> str:
+    return f"pass {_CASTS.get(_library(X), 'float32')}"
+
+
+def _matrix(tensor: Any, stream: int, what: str) -> Matrix:
+    """What DLPack says of a tensor, once it may be used on the stream."""
+    try:
+        capsule = tensor.__dlpack__(stream=stream or LEGACY_STREAM)
+    except WoodpeckerError:
+        raise
+    except Exception as error:  # the library's own
+        raise InputError(f"{what} can't be exported by DLPack: {type(error).__name__}: {error}") from error
+    api = ctypes.pythonapi
+    api.PyCapsule_IsValid.argtypes = [ctypes.py_object, ctypes.c_char_p]
+    api.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+    api.PyCapsule_GetPointer.restype = ctypes.c_void_p
+    if not api.PyCapsule_IsValid(capsule, b"dltensor"):
+        raise InputError(f"{what}: its __dlpack__ returns no capsule named dltensor")
+    found = _Tensor.from_address(api.PyCapsule_GetPointer(capsule, b"dltensor"))
+    dtype = _DTYPES.get((found.code, found.bits)) if found.lanes == 1 else None
+    if dtype is None:
+        name = getattr(tensor, "dtype", f"{found.bits} bits")
+        raise InputError(f"{what} has dtype {name} on the GPU, where float32 and float64 are read; {_cast(tensor)}")
+    if found.device != CUDA or found.ndim != 2:
+        raise InputError(f"{what} must be a matrix in the memory of a GPU")
+    shape = (found.shape[0], found.shape[1])
+    strides = (found.strides[0], found.strides[1]) if found.strides else (shape[1], 1)
+    address = (found.data or 0) + found.offset
+    if address % dtype.itemsize:
+        raise InputError(f"{what} is not aligned to its items of {dtype.itemsize} bytes: pass a copy")
+    return Matrix(address, shape, strides, dtype, found.number, capsule)
+
+
+def _check_out(model: Model, out: Matrix, x: Matrix, width: int, dtype: np.dtype[Any]) -> None:
+    want = (x.shape[0], width)
+    if out.shape != want or out.dtype != dtype or out.number != model.device.number:
+        raise InputError(
+            f"out must be {dtype}, shape {want}, on cuda:{model.device.number}; found {out.dtype} {out.shape} on "
+            f"cuda:{out.number}"
+        )
+    # Rows of a stride shorter than a row would be written over one another.
+    if (width > 1 and out.strides[1] != 1) or (want[0] > 1 and out.strides[0] < width):
+        raise InputError("out must be in row order, with rows apart from each other")
+    (a, b), (c, d) = x.span, out.span
+    if 0 not in x.shape and 0 not in out.shape and a < d and c < b:
+        raise InputError("out shares memory with X, which is read while out is written: pass another array")
+
+
+def _library(X: Any) -> str:
+    return type(X).__module__.partition(".")[0]
+
+
+def _on_device(library: str, X: Any) -> contextlib.AbstractContextManager[Any]:
+    """What makes X's GPU the current one of CuPy, whose current stream depends on it."""
+    return X.device if library == "cupy" else contextlib.nullcontext()
+
+
+def _stream(library: str, X: Any) -> int:
+    """The handle of the current stream of X's library."""
+    if library == "torch":
+        return int(sys.modules["torch"].cuda.current_stream(X.device).cuda_stream)
+    return int(sys.modules["cupy"].cuda.get_current_stream().ptr) if library == "cupy" else 0
+
+
+def _empty(library: str, X: Any, shape: tuple[int, int], dtype: np.dtype[Any]) -> Any:
+    if library == "torch":
+        torch = sys.modules["torch"]
+        return torch.empty(shape, dtype=getattr(torch, dtype.name), device=X.device)
+    if library == "cupy":
+        return sys.modules["cupy"].empty(shape, dtype)
+    raise InputError(f"X is a {library} array on the GPU; of torch and cupy the answer can be allocated: pass out=")
+
+
+def _beside(library: str, X: Any, result: Any) -> Any:
+    if isinstance(result, (list, tuple)):
+        return type(result)(_beside(library, X, part) for part in result)
+    if not isinstance(result, np.ndarray) or result.dtype.kind not in "fiub":
+        return result
+    if library == "torch":
+        tensor = to_torch(result)
+        return tensor if isinstance(tensor, np.ndarray) else tensor.to(X.device)
+    return sys.modules["cupy"].asarray(result) if library == "cupy" else result
