@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import hashlib
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from woodpecker import build_cuda, levels_cuda
 from woodpecker.build_cuda import kernels, prepare, source
+from woodpecker.errors import MissingExtraError
 from woodpecker.forest import Forest
 from woodpecker.layout import Layout, Signature
 from woodpecker.predicates import canonicalise
-from woodpecker.runtime.cuda import Launch
+from woodpecker.runtime.cuda import Code, Launch
 from woodpecker.runtime.format import aligned
 from woodpecker.schedules import cuda
 
@@ -28,6 +34,14 @@ ARCH = "sm_90"
 EMULATOR = Path(__file__).parent / "c" / "emulate.h"
 ORDERS = (False, True)
 """Of the threads of a block: forwards, backwards."""
+
+
+def skip_without_nvrtc() -> None:
+    """Skip the test where NVRTC is missing."""
+    try:
+        build_cuda.assemble('extern "C" __global__ void nothing() {}', ARCH, "ptx")
+    except MissingExtraError as error:
+        pytest.skip(str(error))
 
 
 @dataclass(frozen=True)
@@ -86,6 +100,41 @@ def emulated(text: str) -> Any:
         file = Path(folder) / "kernels.cpp"
         file.write_text(cpp(text))
         return ctypes.CDLL(str(library(file, Path(folder) / "kernels.so")))
+
+
+@contextlib.contextmanager
+def emulated_build(folder: Path) -> Iterator[None]:
+    """`compile` makes code for the fake driver of tests/c/fake_cuda.cpp, in a folder, instead of calling NVRTC."""
+    lock = threading.Lock()
+
+    def assemble(text: str, arch: str, kind: str = "cubin") -> Code:
+        made = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
+        with lock:
+            if not made.exists():
+                made.with_suffix(".cpp").write_text(cpp(text))
+                library(made.with_suffix(".cpp"), made)
+        return Code(kind, arch, f"emulated:{made}".encode())
+
+    levels_cuda._codes.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build_cuda, "assemble", assemble)
+        yield
+    levels_cuda._codes.cache_clear()
+
+
+def fake_driver(folder: Path) -> Path:
+    """The fake driver, as a library."""
+    return library(Path(__file__).parent / "c" / "fake_cuda.cpp", folder / "libcuda.so")
+
+
+STATE = ("allocations", "modules", "contexts", "launches", "overrun", "streams")
+
+
+def state(fake: Path) -> dict[str, int]:
+    """What is in use of the fake driver."""
+    found = (ctypes.c_int * len(STATE))()
+    ctypes.CDLL(str(fake)).fake_state(found)
+    return dict(zip(STATE, found, strict=True))
 
 
 def run(

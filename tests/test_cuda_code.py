@@ -13,7 +13,7 @@ from woodpecker import build_cuda
 from woodpecker.errors import MissingExtraError, TargetError
 from woodpecker.schedules import cuda
 
-from .cuda_support import Prepared, cuda_c, prepared
+from .cuda_support import Prepared, cuda_c, prepared, skip_without_nvrtc
 from .gallery import FORESTS
 from .support import in_turn
 from .test_cuda import PAIRS, RANKED, WALKING
@@ -27,6 +27,11 @@ SOME = ("linear", "outputs")
 INEXACT = re.compile(r"^.*(?:\bfma|\bmad[.\w]*\.f(?:32|64)|\.ftz|\.approx|\.full|\.sat).*$", re.M)
 UNROUNDED = re.compile(r"^.*\b(?:add|sub|mul|div)\.f(?:32|64).*$", re.M)
 """Without .rn, ptxas may fuse a product and a sum."""
+
+
+@pytest.fixture(scope="module")
+def nvrtc():
+    skip_without_nvrtc()
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ def used(cubin: bytes) -> dict[str, Used]:
     return found
 
 
+@pytest.mark.usefixtures("nvrtc")
 @pytest.mark.parametrize(
     ("name", "strategy"),
     [pytest.param(n, s, marks=() if (n, s) in zip(SOME, WALKING, strict=True) else pytest.mark.full) for n, s in PAIRS],
@@ -77,6 +83,7 @@ def test_kernels_assemble(name, strategy):
     assemble(prepared(FORESTS[name](), strategy, trees=2), name + strategy)
 
 
+@pytest.mark.usefixtures("nvrtc")
 @pytest.mark.parametrize(
     "name", ["ranked", *(pytest.param(n, marks=pytest.mark.full) for n in RANKED if n != "ranked")]
 )
@@ -101,6 +108,7 @@ def assemble(made: Prepared, turn: str) -> None:
     assert INEXACT.findall(ptx) == UNROUNDED.findall(ptx) == []
 
 
+@pytest.mark.usefixtures("nvrtc")
 @pytest.mark.full
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_architectures(arch):
@@ -116,6 +124,7 @@ extern "C" __global__ void fused(float* x, double* y) {
 """
 
 
+@pytest.mark.usefixtures("nvrtc")
 def test_flags_that_keep_ieee_754(monkeypatch):
     ptx = build_cuda.assemble(FUSED, "sm_80", "ptx").image.decode()
     assert INEXACT.findall(ptx) == UNROUNDED.findall(ptx) == []
@@ -126,6 +135,7 @@ def test_flags_that_keep_ieee_754(monkeypatch):
     assert {"fma", "ftz", "approx"} <= set(re.findall("fma|ftz|approx", " ".join(INEXACT.findall(fast))))
 
 
+@pytest.mark.usefixtures("nvrtc")
 def test_what_nvrtc_refuses():
     with pytest.raises(TargetError, match=r"NVRTC does not compile for sm_12: NVRTC_ERROR_INVALID_OPTION"):
         build_cuda.assemble(FUSED, "sm_12")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,16 +17,14 @@ from woodpecker.runtime import cuda as runtime
 from woodpecker.runtime import cuda_driver
 from woodpecker.runtime.cuda import Code, Launch
 
-from .cuda_support import Prepared, cpp, cuda_c, library, prepared
+from .cuda_support import Prepared, cpp, cuda_c, fake_driver, library, prepared, state
 from .gallery import FORESTS, rows
 from .support import assert_bits_equal
-
-STATE = ("allocations", "modules", "contexts", "launches", "overrun", "streams")
 
 
 @pytest.fixture(scope="module")
 def fake(tmp_path_factory):
-    return library(Path(__file__).parent / "c" / "fake_cuda.cpp", tmp_path_factory.mktemp("cuda") / "libcuda.so")
+    return fake_driver(tmp_path_factory.mktemp("cuda"))
 
 
 @pytest.fixture
@@ -49,12 +45,6 @@ def made(tmp_path_factory) -> tuple[Prepared, Code]:
 def loaded(made: tuple[Prepared, Code]) -> runtime.Model:
     prep, code = made
     return runtime.load([code], prep.launches, prep.model, cuda_driver.device())
-
-
-def state(fake: Path) -> dict[str, int]:
-    found = (ctypes.c_int * len(STATE))()
-    ctypes.CDLL(str(fake)).fake_state(found)
-    return dict(zip(STATE, found, strict=True))
 
 
 @pytest.mark.usefixtures("driver")

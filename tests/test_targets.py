@@ -157,7 +157,7 @@ class TestCuda:
             (["wasm32", "cuda"], "goes with CPUs that are x86_64 and aarch64 on Linux with glibc; 'wasm32' is for Web"),
             (
                 ["aarch64-linux-musl", "cuda"],
-                "on Linux with glibc; 'aarch64-linux-musl' is for aarch64 on Linux with m",
+                "on Linux with glibc; 'aarch64-linux-musl' is for aarch64 on Linux",
             ),
             ({"kind": "cuda", "host": {"kind": "llvm"}}, r"names a host: give a list instead"),
             ("cuda -mcpu=sm_90", "'cuda' may be followed by -arch=sm_90 or -arch=sm_90,sm_100 only"),

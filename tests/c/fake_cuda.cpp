@@ -11,6 +11,7 @@
 static const size_t GUARD = 256;
 static std::map<uint64_t, size_t> memory;
 static int modules, depth, launches, overrun, streams;
+static void *last_stream;
 static const int INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_CONTEXT = 201, NO_BINARY = 209, NOT_FOUND = 500;
 
 static bool inside(uint64_t address, size_t bytes) {
@@ -25,6 +26,7 @@ void fake_state(int *out) {
     int state[] = {(int)memory.size(), modules, depth, launches, overrun, streams};
     memcpy(out, state, sizeof state);
 }
+void *fake_stream(void) { return last_stream; } /* that of the last launch */
 int cuInit(unsigned) { return 0; }
 int cuDeviceGetCount(int *count) { *count = 1; return 0; }
 int cuDeviceGet(int *device, int) { *device = 7; return 0; }
@@ -65,6 +67,9 @@ int cuMemFree_v2(uint64_t address) {
     memory.erase(found);
     return 0;
 }
+int cuMemAllocAsync(uint64_t *address, size_t bytes, void *) { return cuMemAlloc_v2(address, bytes); }
+int cuMemFreeAsync(uint64_t address, void *) { return cuMemFree_v2(address); }
+int cuCtxSynchronize(void) { return depth == 0 ? NO_CONTEXT : 0; }
 int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *) {
     if (!inside(to, bytes)) return INVALID_VALUE;
     memcpy((void *)to, from, bytes);
@@ -79,7 +84,7 @@ int cuStreamCreate(void **stream, unsigned) { *stream = malloc(1); streams++; re
 int cuStreamDestroy_v2(void *stream) { free(stream); streams--; return 0; }
 int cuStreamSynchronize(void *) { return 0; }
 int cuLaunchKernel(void *function, unsigned blocks, unsigned, unsigned, unsigned threads, unsigned, unsigned,
-                   unsigned shared, void *, void **parameters, void **) {
+                   unsigned shared, void *stream, void **parameters, void **) {
     if (depth == 0) return NO_CONTEXT;
     if (blocks == 0 || threads == 0 || threads > 1024 || shared > 48 * 1024) return INVALID_VALUE;
     void *pointers[4];
@@ -90,6 +95,7 @@ int cuLaunchKernel(void *function, unsigned blocks, unsigned, unsigned, unsigned
     overrun += run(pointers[0], pointers[1], pointers[2], pointers[3], numbers[0], numbers[1], numbers[2], numbers[3],
                    threads, shared, 0) != 0;
     launches++;
+    last_stream = stream;
     return 0;
 }
 int cuGetErrorString(int error, const char **text) {

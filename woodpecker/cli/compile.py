@@ -27,7 +27,7 @@ def main(
         typer.Option(
             help='"llvm" (this machine, the default), "x86-64-v3", ..., "aarch64", "armv7", "riscv64", "wasm32", a '
             "triple like aarch64-linux-musl, or a TVM target; may be repeated for code of several CPU levels; "
-            '"x86-64" is v2, v3 and v4.'
+            '"x86-64" is v2, v3 and v4; "cuda" or "cuda -arch=sm_90" adds code for GPUs.'
         ),
     ] = None,
     strategy: Annotated[
@@ -68,6 +68,7 @@ def main(
       woodpecker compile model.json -o model.so --target x86-64
       woodpecker compile model.json -o model.so --target aarch64
       woodpecker compile model.json -o model.wasm --target wasm32
+      woodpecker compile model.json -o model.so --target "cuda -arch=sm_80,sm_90"
     """
     options = parse_options(option or [])
     rounds = parse_range(iteration_range)
@@ -99,9 +100,11 @@ def main(
     facts: dict[str, Any] = predictor.inspect()
     levels = f"{len(facts['levels'])} CPU levels, " if len(facts["levels"]) > 1 else ""
     from ..runtime import machine
+    from ..runtime.cuda_facts import gpus
 
+    also = f"\nand on {gpus(facts)}" if "cuda" in facts else ""
     typer.echo(
         f"{output}: {facts['n_trees']:,} trees, strategy {predictor.strategy} "
         f"({facts['plan'][-1]['reason']}), {levels}{size(output.stat().st_size)}, {seconds:.1f} s\n"
-        f"runs on {machine.requirement([level['target'] for level in facts['levels']])}"
+        f"runs on {machine.requirement([level['target'] for level in facts['levels']])}{also}"
     )

@@ -44,6 +44,7 @@ def main(
 def _artifact(path: Path) -> dict[str, Any]:
     from ..c_config import getter
     from ..runtime import machine
+    from ..runtime.cuda_facts import summary
     from ..runtime.format import in_level
     from ..runtime.loader import is_static, read_header
 
@@ -72,6 +73,7 @@ def _artifact(path: Path) -> dict[str, Any]:
         ],
         "producer": manifest["producer"],
         "c_function": None if module else getter(whole["prefix"]),
+        **({"cuda": half} if (half := summary(whole)) else {}),
     }
 
 
@@ -120,24 +122,28 @@ def _show(path: Path, facts: Mapping[str, Any]) -> None:
         "methods": ", ".join(facts["methods"]),
     }
     for step in facts["plan"]:
-        options = ", ".join(f"{k}={v}" for k, v in step["options"].items())
         start = f" from {step['min_rows']:,} rows" if step["min_rows"] else ""
-        rows[f"strategy{start}"] = f"{step['strategy']}{f' ({options})' if options else ''}: {step['reason']}"
+        rows[f"strategy{start}"] = _strategy(step)
         for name, cost in step["considered"].items():
             rows[f"  {name}"] = f"{cost:,.0f} ns/row estimated" if isinstance(cost, (int, float)) else str(cost)
     if tuning := facts.get("tuning"):
         from ..tuning.lookup import summary
 
         rows["tuned"] = summary(tuning)
+    if half := facts.get("cuda"):
+        rows["strategy on GPUs"] = _strategy(half["plan"])
     levels = facts.get("levels", [])
     for number, level in enumerate(levels, 1):
         strategies = ", ".join(dict.fromkeys(step["strategy"] for step in level["plan"]))
         several = f"; {strategies}{'; runs here' if level['in_use'] else ''}" if len(levels) > 1 else ""
         rows[f"CPU level {number}" if several else "target"] = _target(level["target"]) + several
     if levels:
+        from ..runtime.cuda_facts import gpus
         from ..runtime.machine import requirement
 
         rows["runs on"] = requirement([level["target"] for level in levels])
+        if half:
+            rows["and on"] = gpus(facts)
         if facts["c_function"]:
             rows["C function"] = facts["c_function"]
         rows["made by"] = ", ".join(f"{name} {version}" for name, version in facts["producer"].items())
@@ -147,6 +153,11 @@ def _show(path: Path, facts: Mapping[str, Any]) -> None:
     width = max(map(len, rows)) + 2
     for name, value in rows.items():
         typer.echo(f"{name:<{width}}{value}")
+
+
+def _strategy(step: Mapping[str, Any]) -> str:
+    options = ", ".join(f"{k}={v}" for k, v in step["options"].items())
+    return f"{step['strategy']}{f' ({options})' if options else ''}: {step['reason']}"
 
 
 def _target(target: Mapping[str, Any]) -> str:

@@ -28,6 +28,7 @@ def main(
     header: Header = True,
     drop: Drop = None,
     num_threads: Annotated[int | None, typer.Option(help="Threads; default: as many as pay.")] = None,
+    device: Annotated[str, typer.Option(help="cpu; cuda or cuda:1 and the like, where the artifact has code.")] = "cpu",
 ) -> None:
     """Predict every row of DATA with a compiled model.
 
@@ -53,7 +54,7 @@ def main(
     if str(output) != "-":
         check_output(output, artifact, data)
     spec = InputSpec.from_json(read_header(artifact).manifest["input"])
-    predictor = woodpecker.load(artifact, num_threads=num_threads)
+    predictor = woodpecker.load(artifact, device=device, num_threads=num_threads)
     known = predictor.inspect()["methods"]
     if method not in known:
         raise InputError(f"{artifact} has no method {method!r}; it has {', '.join(known)}")

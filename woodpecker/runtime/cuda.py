@@ -135,7 +135,8 @@ def load(codes: Sequence[Code], launches: Mapping[str, Launch], blob: np.ndarray
 
 
 def _unload(context: int, module: int, memory: int) -> None:
-    with Current(context):
+    # Where the driver itself has failed there is nothing left to free.
+    with contextlib.suppress(TargetError), Current(context):
         call("cuCtxSynchronize")  # the last kernels may still run, on the caller's streams
         call("cuMemFree_v2", memory)
         call("cuModuleUnload", module)
@@ -277,7 +278,7 @@ def _buffer(lane: _Lane, name: str, nbytes: int) -> int:
 
 
 def _close(context: int, stream: int, buffers: Mapping[str, tuple[int, int]]) -> None:
-    with Current(context):
+    with contextlib.suppress(TargetError), Current(context):
         for address, _ in buffers.values():
             call("cuMemFree_v2", address)
         call("cuStreamDestroy_v2", stream)

@@ -30,7 +30,7 @@ def check_cuda(manifest: Mapping[str, Any], what: str) -> None:
 
 
 def gpus(manifest: Mapping[str, Any]) -> str:
-    """On which GPUs a model runs, for people; "" for one without CUDA code."""
+    """On which GPUs a model with this manifest, or `inspect` of it, runs, for people; "" for one without CUDA code."""
     half = manifest.get("cuda")
     if half is None:
         return ""
