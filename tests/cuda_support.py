@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,15 +103,16 @@ def emulated(text: str) -> Any:
 
 
 @contextlib.contextmanager
-def emulated_build(folder: Path) -> Iterator[None]:
-    """`compile` makes code for the fake driver of tests/c/fake_cuda.cpp, in a folder, instead of calling NVRTC."""
+def emulated_build(folder: Path, change: Callable[[str], str] = str) -> Iterator[None]:
+    """`compile` makes code for the fake driver of tests/c/fake_cuda.cpp, in a folder, instead of calling NVRTC; of CUDA
+    C that ``change`` has changed."""
     lock = threading.Lock()
 
     def assemble(text: str, arch: str, kind: str = "cubin") -> Code:
         made = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
         with lock:
             if not made.exists():
-                made.with_suffix(".cpp").write_text(cpp(text))
+                made.with_suffix(".cpp").write_text(cpp(change(text)))
                 library(made.with_suffix(".cpp"), made)
         return Code(kind, arch, f"emulated:{made}".encode())
 

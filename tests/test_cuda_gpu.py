@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
+import woodpecker as wp
 from woodpecker import build_cuda, reference
-from woodpecker.errors import TargetError
+from woodpecker.errors import InputError, TargetError
+from woodpecker.forest import Method
 from woodpecker.runtime import cuda as runtime
 from woodpecker.runtime import cuda_driver
 
-from .cuda_support import cuda_c, prepared
+from .cuda_support import cuda_c, prepared, skip_without_nvrtc
 from .gallery import FORESTS, rows
 from .support import assert_bits_equal
 from .test_cuda import PAIRS, RANKED
@@ -20,6 +24,7 @@ pytestmark = pytest.mark.gpu
 
 @pytest.fixture(scope="module")
 def gpu():
+    skip_without_nvrtc()
     try:
         return cuda_driver.device()
     except TargetError as error:
@@ -51,3 +56,80 @@ def test_exact(gpu, name, strategy, together):
                 ids = np.full((n, forest.n_trees), -77, np.int32)
                 runtime.run(model, "apply", X[:n], ids)
                 np.testing.assert_array_equal(ids, leaves[:n])
+
+
+@pytest.fixture(scope="module")
+def compiled(gpu, tmp_path_factory):
+    """A forest, its predictor in memory, and the path of its artifact."""
+    forest = FORESTS["outputs"]().replace(methods={"predict_proba": Method("proba", "xgb_softmax")})
+    model = wp.compile(forest, target=f"cuda -arch={gpu.arch}")
+    path = tmp_path_factory.mktemp("saved") / "model.so"
+    model.save(path)
+    return forest, model, path
+
+
+def test_compile_save_load(compiled):
+    forest, model, path = compiled
+    assert model.inspect()["device"] == "cuda:0"
+    cpu, loaded = wp.load(path), wp.load(path, device="cuda:0")
+    for dtype in ("float32", "float64"):
+        X = rows(forest, 200_000, 2, dtype)
+        for n in (0, 1, 777, len(X)):
+            for each in (model, loaded):
+                assert_bits_equal(each.predict_raw(X[:n]), cpu.predict_raw(X[:n]))
+                assert_bits_equal(each.predict_proba(X[:n]), cpu.predict_proba(X[:n]))
+                np.testing.assert_array_equal(each.apply(X[:n]), cpu.apply(X[:n]))
+
+
+def test_threads(compiled):
+    """Each has streams and buffers of its own."""
+    forest, model, _ = compiled
+    X = rows(forest, 50_000, 3, "float32")
+    want = reference.predict_raw(forest, X)
+    with ThreadPoolExecutor(8) as pool:
+        for got in pool.map(lambda _: model.predict_raw(X), range(64)):
+            assert_bits_equal(got, want)
+
+
+class TestTensors:
+    @pytest.fixture(scope="class")
+    def torch(self):
+        torch = pytest.importorskip("torch")
+        if not torch.cuda.is_available():
+            pytest.skip("this PyTorch sees no GPU")
+        return torch
+
+    @pytest.mark.parametrize("n", [1, 777, 200_000])
+    def test_in_and_out(self, compiled, torch, n):
+        forest, model, _ = compiled
+        X = rows(forest, n, 4, "float32")
+        there = torch.from_numpy(X).cuda()
+        scores, leaves, proba = model.predict_raw(there), model.apply(there), model.predict_proba(there)
+        assert scores.is_cuda and leaves.is_cuda and proba.is_cuda
+        assert_bits_equal(scores.cpu().numpy(), reference.predict_raw(forest, X))
+        np.testing.assert_array_equal(leaves.cpu().numpy(), reference.apply(forest, X))
+        out = torch.empty_like(scores)
+        assert model.predict_raw(there.requires_grad_(), out=out) is out
+        assert torch.equal(out, scores)
+
+    def test_the_current_stream(self, compiled, torch):
+        """Rows that a stream is still computing, and answers that it reads at once."""
+        forest, model, _ = compiled
+        X = rows(forest, 200_000, 5, "float32").clip(-9, 9)
+        want = reference.predict_raw(forest, X)
+        for _ in range(10):
+            with torch.cuda.stream(torch.cuda.Stream()):
+                busy = torch.ones(4096, 4096, device="cuda")
+                there = torch.from_numpy(X).pin_memory().to("cuda", non_blocking=True)
+                for _ in range(5):
+                    busy = busy @ busy * 1e-9
+                there = there + 0 * busy[0, 0].clamp(0, 1)
+                got = (model.predict_raw(there) * 1).cpu()
+            assert_bits_equal(got.numpy(), want)
+
+    def test_refused(self, compiled, torch):
+        forest, model, _ = compiled
+        there = torch.zeros(8, forest.n_features, device="cuda")
+        for wrong in (there.half(), there.int(), there.T.contiguous().T, there[:, :-1]):
+            with pytest.raises(InputError):
+                model.predict_raw(wrong)

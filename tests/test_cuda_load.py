@@ -277,7 +277,7 @@ class TestRowsOfTheGpu:
             (lambda X: np.zeros_like(X, np.float16), r"X has dtype float16 on the GPU, .*; pass X.astype\('float32'\)"),
             (lambda X: np.zeros_like(X, np.int32), r"X has dtype int32 on the GPU, where float32 and float64 are read"),
             (lambda X: X.view(np.uint32), r"X has dtype uint32 on the GPU"),
-            (lambda X: np.asfortranarray(X), r"X is not in row order on the GPU: pass a copy"),
+            (np.asfortranarray, r"X is not in row order on the GPU: pass a copy"),
         ],
     )
     def test_refused(self, gpu, forest, change, message):
@@ -323,7 +323,7 @@ class TestRowsOfTheGpu:
         X = rows(forest, 8, 1, "float32")
         there = cupy_like.asarray(X)
         tensor, out = Tensor(there.address, there.host, there), cupy_like.empty((8, 3), "float32")
-        with pytest.raises(InputError, match="X is a jaxlib array on the GPU; .*: pass out="):
+        with pytest.raises(InputError, match=r"X is a jaxlib array on the GPU; .*: pass out="):
             gpu.predict_raw(tensor)
         assert_bits_equal(gpu.predict_raw(tensor, out=out).get(), reference.predict_raw(forest, X))
         assert tensor.asked == [1, 1] and isinstance(gpu.predict_proba(tensor), np.ndarray)
@@ -398,7 +398,7 @@ class TestRefused:
         with pytest.raises(StrategyError, match=message):
             wp.compile(forest, target="cuda", **given)
         if "cuda_trees" in given:
-            with pytest.raises(StrategyError, match="takes no options|has no option 'cuda_trees'"):
+            with pytest.raises(StrategyError, match=r"takes no options|has no option 'cuda_trees'"):
                 wp.compile(forest, **given)
 
 

@@ -11,14 +11,14 @@ import pytest
 
 from benchmarks import gpu
 from benchmarks.shapes import Shape
-from woodpecker import build_cuda, reference
+from woodpecker import reference
 from woodpecker.errors import InputError, TargetError
 from woodpecker.runtime import cuda as runtime
 from woodpecker.runtime import cuda_driver
 from woodpecker.runtime.cuda import Code, Launch
 
-from .cuda_support import Prepared, cpp, cuda_c, fake_driver, library, prepared, state
-from .gallery import FORESTS, rows
+from .cuda_support import Prepared, cpp, cuda_c, emulated_build, fake_driver, library, prepared, state
+from .gallery import ALONE, FORESTS, rows
 from .support import assert_bits_equal
 
 
@@ -133,23 +133,23 @@ def test_without_a_driver(monkeypatch, fake):
 @pytest.mark.usefixtures("driver")
 @pytest.mark.parametrize("broken", [False, True])
 def test_the_benchmark_script(broken, tmp_path, monkeypatch, capsys):
-    """As far as it goes without a GPU; a way whose bits are wrong gets no time."""
-    shape = Shape("toy", "toy", "xgboost", "binary", 4, 3, {"max_depth": 2, "objective": "binary:logistic"}, 200)
-    ways = [("ranks", dict(strategy="perfect_tree_traversal", threads=32))]
-
-    def assemble(text: str, arch: str) -> Code:
-        (tmp_path / "kernels.cpp").write_text(cpp(text.replace(" <= ", " < ") if broken else text))
-        return Code("cubin", arch, f"emulated:{library(tmp_path / 'kernels.cpp', tmp_path / 'kernels.so')}".encode())
-
-    for name, value in (("SHAPES", (shape,)), ("TURN_SECONDS", 0.001), ("CHECKED", 50), ("ways", lambda _: ways)):
+    """As far as it goes without a GPU; an artifact whose bits are wrong gets no time."""
+    params = {"max_depth": 2, "objective": "binary:logistic"}
+    shape = Shape("toy", "toy", "xgboost", "binary", 4, 3, params, 200)
+    way = dict(strategy="perfect_tree_traversal", cuda_threads=32, **ALONE["perfect_tree_traversal"])
+    for name, value in (("SHAPES", (shape,)), ("TURN_SECONDS", 0.001), ("NEAR", 50), ("BATCHES", (1, 300))):
         monkeypatch.setattr(gpu, name, value)
-    monkeypatch.setattr(build_cuda, "assemble", assemble)
-    given = ["--cache", str(tmp_path), "--models", "toy", "--batches", "1", "300", "-o", str(tmp_path / "gpu.jsonl")]
-    assert gpu.main(given) == int(broken)
+    monkeypatch.setattr(gpu, "ways", lambda every: [("ranks", way), ("refused", dict(strategy="gemm"))])
+    folder = tmp_path / "made"
+    with emulated_build(tmp_path, lambda text: text.replace(" <= ", " < ") if broken else text):
+        assert gpu.main(["make", str(folder), "--cache", str(tmp_path)]) == 0
+    assert "toy, refused: strategy 'gemm' is not there for CUDA yet" in capsys.readouterr().out
+    assert gpu.main(["run", str(folder), "-o", str(tmp_path / "gpu.jsonl")]) == int(broken)
     assert capsys.readouterr().out.startswith("an emulated GPU, sm_90, 2 multiprocessors")
     lines = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
     assert (lines[0]["wrong"] is None) is not broken
-    assert [line["rows"] for line in lines[1:]] == ([] if broken else [1, 300])
+    want = [(n, kind) for n in (1, 300) for kind in ("resident", "host")]
+    assert [(line["rows"], line["kind"]) for line in lines[1:]] == ([] if broken else want)
     assert all(line["ns_per_row"] > 0 for line in lines[1:])
 
 
