@@ -1,12 +1,13 @@
-"""python -m benchmarks.gpu make FOLDER, then run FOLDER: models of the suite on a GPU, checked and timed. NEVER YET RUN.
+"""python -m benchmarks.gpu make FOLDER, then run FOLDER: models of the suite on a GPU, checked and timed.
 
-`make` compiles every model of the suite, on any machine with the compiler, NVRTC and the libraries; no GPU. It leaves, for
-each model, artifacts, rows at the model's own thresholds, and the scores and leaf ids that an interpreter gives them.
+`make` compiles every model of the suite, on any machine with the compiler, NVRTC and the libraries; no GPU. It leaves,
+for each model, artifacts, rows at the model's own thresholds, and the scores and leaf ids that an interpreter gives
+them.
 
-`run` needs the folder, numpy, apache-tvm-ffi, this checkout, and a GPU; neither compiler nor library. Every bit and leaf
-id is compared: of the rows at thresholds with what is in the folder, one to many of them at a time; of the suite's own
-rows with the CPU code of the same artifact; where PyTorch is installed, also of tensors on the GPU. An artifact with a
-wrong bit gets no time. Times are the best of several turns of many calls:
+`run`, WHICH HAS NEVER RUN ON A GPU, needs the folder, numpy, apache-tvm-ffi, this checkout, and a GPU; neither compiler
+nor library. Every bit and leaf id is compared: of the rows at thresholds with what is in the folder, one to many of
+them at a time; of the suite's own rows with the CPU code of the same artifact; where PyTorch is installed, also of
+tensors on the GPU. An artifact with a wrong bit gets no time. Times are the best of several turns of many calls:
 
     resident    a launch for rows in the memory of the GPU, with nothing around it
     torch       predict_raw of a tensor on the GPU, until it is done
@@ -20,6 +21,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,11 +157,11 @@ def measure(shape: Shape, place: Path, batches: Sequence[int]) -> Iterator[Mappi
             rows = X[:n]
             times = {
                 "resident": resident_ns(model, rows, width, item),
-                "host": best_ns(lambda rows=rows: gpu.predict_raw(rows), lambda: None),  # type: ignore[misc]
+                "host": best_ns(partial(gpu.predict_raw, rows), lambda: None),
             }
             if torch is not None:
                 there = torch.from_numpy(rows).cuda()
-                times["torch"] = best_ns(lambda t=there: gpu.predict_raw(t), torch.cuda.synchronize)  # type: ignore[misc]
+                times["torch"] = best_ns(partial(gpu.predict_raw, there), torch.cuda.synchronize)
             moved = n * (X.itemsize * X.shape[1] + item * width)
             for kind, ns in times.items():
                 figures = {"us": round(ns / 1e3, 2), "ns_per_row": round(ns / n, 3), "GB_per_s": round(moved / ns, 1)}

@@ -254,7 +254,7 @@ class TestRowsOfTheGpu:
         gc.collect()
         assert state(fake)["allocations"] == before
 
-    def test_scratch(self, tmp_path, monkeypatch, fake):
+    def test_scratch(self, monkeypatch, fake):
         """It is of the stream's own memory."""
         from woodpecker.schedules import cuda as kernels
 
