@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import woodpecker as wp
+from woodpecker import targets_cuda
 from woodpecker.errors import WoodpeckerError
 from woodpecker.manifest import ENTRIES
 from woodpecker.predicates import canonicalise
@@ -22,9 +23,12 @@ from woodpecker.relay_ops import bitslice, circuit, gemm, link, numbered, perfec
 from woodpecker.relay_ops.plan import STRATEGIES
 from woodpecker.runtime import format as fmt
 from woodpecker.runtime import machine, threads
+from woodpecker.schedules import cuda_plan
 from woodpecker.tuning import logs
 from woodpecker.tuning.job import BATCHES
 from woodpecker.tuning.records import Record
+
+from .cuda_support import skip_without_nvrtc
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -58,6 +62,10 @@ def name_of(document: Path) -> str:
 def test_code_runs(document, tmp_path, monkeypatch):
     """Blocks of Python and of shell commands share one folder and run in their order; an `output` block is what the
     Python before it prints."""
+    if any(
+        re.search(r'target[= ]"cuda', code) for language, code in blocks(document) if language in ("python", "bash")
+    ):
+        skip_without_nvrtc()
     monkeypatch.chdir(tmp_path)
     programs = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
@@ -146,6 +154,13 @@ def test_strategies_lists_every_option_and_limit():
     assert f"a tree of more than {2**scan.MAX_BITS:,} leaves; {tables}" in text
 
 
+def test_cuda_lists_every_option_and_architecture():
+    text = text_of("docs/cuda.md")
+    rows = [f"| `{name}` | {o.default} | {o.low} to {o.high} | {o.help} |" for name, o in cuda_plan.OPTIONS.items()]
+    assert re.findall(r"^\| `cuda_\w+` \|.*$", text, re.MULTILINE) == rows
+    assert ", ".join(targets_cuda.DEFAULT) in text
+
+
 def test_tuning_lists_every_option_that_is_tried():
     canonical = canonicalise(wp.Forest.from_nested([{"value": 1.0}], 1))
     rows = []
@@ -184,7 +199,7 @@ def test_artifact_format_is_described_as_it_is():
         assert f"`{entry}`" in text
     model = wp.compile(wp.Forest.from_nested([{"value": 1.0}], 1))
     keys = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE))))
-    assert keys == set(model._program.manifest) - {"level"}
+    assert keys == {*model._program.manifest, "cuda"} - {"level"}
 
 
 def test_the_map_lists_every_module():
