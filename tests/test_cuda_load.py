@@ -422,6 +422,15 @@ class TestPlan:
         assert cuda_plan.make_plan(canonical, "auto", {}).strategy == "perfect_tree_traversal"
 
 
+def invoke(*arguments: object) -> str:
+    """What a command prints."""
+    from woodpecker.cli.app import app
+
+    done = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
 class TestArtifact:
     @pytest.mark.usefixtures("no_driver")
     def test_the_same_bytes(self, path, forest):
@@ -445,13 +454,6 @@ class TestArtifact:
         assert_bits_equal(wp.load(path, verify=True).predict_raw(X), reference.predict_raw(forest, X))
 
     def test_on_the_command_line(self, path, tmp_path, forest, fake):
-        from woodpecker.cli.app import app
-
-        def invoke(*arguments: object) -> str:
-            done = CliRunner().invoke(app, [str(a) for a in arguments])
-            assert done.exit_code == 0, done.output
-            return done.output
-
         shown = invoke("inspect", path)
         assert "cubins for sm_80, sm_90; PTX for sm_80 and later (never run by us)" in shown
         assert "strategy on GPUs" in shown
@@ -466,21 +468,22 @@ class TestArtifact:
         assert_bits_equal(np.load(tmp_path / "out.npy"), reference.predict_raw(forest, X))
 
     @pytest.mark.full
-    @pytest.mark.usefixtures("no_driver")
-    def test_compile_on_the_command_line(self, tmp_path):
-        from woodpecker.cli.app import app
-
+    def test_compile_verify_and_bench_on_the_command_line(self, tmp_path, fake):
         xgboost = pytest.importorskip("xgboost")
-        model = tmp_path / "model.ubj"
-        X = np.random.default_rng(0).normal(size=(50, 3))
+        model, made, data = tmp_path / "model.ubj", tmp_path / "model.so", tmp_path / "rows.npy"
+        X = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
         xgboost.XGBRegressor(n_estimators=3, max_depth=2).fit(X, X[:, 0]).save_model(model)
-        arguments = ["compile", model, "-o", tmp_path / "m.so", "--target", ARCHS, "--strategy", "tree_traversal"]
+        np.save(data, X)
         options = {**ALONE["tree_traversal"], "cuda_threads": 32}
-        for name, value in options.items():
-            arguments += ["--option", f"{name}={value}"]
-        done = CliRunner().invoke(app, [str(a) for a in arguments])
-        assert done.exit_code == 0, done.output
-        assert "NVIDIA GPUs: cubins for sm_80, sm_90; PTX for sm_80 and later (never run by us)" in done.output
+        given = [part for name, value in options.items() for part in ("--option", f"{name}={value}")]
+        shown = invoke("compile", model, "-o", made, "--target", ARCHS, "--strategy", "tree_traversal", *given)
+        assert "NVIDIA GPUs: cubins for sm_80, sm_90; PTX for sm_80 and later (never run by us)" in shown
+        before = state(fake)["launches"]
+        assert "unequal raw-score bits: 0 of 50" in invoke("verify", model, made, "--data", data, "--device", "cuda")
+        verified = state(fake)["launches"]
+        assert verified > before
+        invoke("bench", made, "--data", data, "--batch", 5, "--repeats", 2, "--device", "cuda")
+        assert state(fake)["launches"] > verified
 
 
 def test_without_nvrtc(monkeypatch, forest):

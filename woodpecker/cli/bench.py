@@ -11,7 +11,7 @@ import numpy as np
 import typer
 
 from ..errors import InputError
-from .common import command, note, progress
+from .common import Device, command, note, progress
 
 _BATCHES = (1, 64, 1024, 100_000)
 _SAMPLE_NS = 5_000_000
@@ -33,6 +33,7 @@ def main(
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     data: Annotated[Path | None, typer.Option(help="Real rows: a .npy file.", show_default=False)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random rows.")] = 0,
+    device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Time whole calls from Python, in ns per row, over samples of all batch sizes taken in turn.
@@ -48,7 +49,7 @@ def main(
     """
     import woodpecker
 
-    predictor = woodpecker.load(artifact, num_threads=threads)
+    predictor = woodpecker.load(artifact, device=device, num_threads=threads)
     known = predictor.inspect()["methods"]
     if method not in known:
         raise InputError(f"{artifact} has no method {method!r}; it has {', '.join(known)}")

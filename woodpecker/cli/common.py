@@ -37,6 +37,7 @@ Header = Annotated[
 Drop = Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="A column that is no feature; may be repeated.")]
 Missing = Annotated[float, typer.Option(help="As for compile.")]
 IterationRange = Annotated[str | None, typer.Option(metavar="START:STOP", help="As for compile.")]
+Device = Annotated[str, typer.Option(help='"cpu"; "cuda", or "cuda:1" and the like, where the artifact has code.')]
 """Options of several commands."""
 
 P = ParamSpec("P")

@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from ..errors import InputError
-from .common import Drop, Header, command, progress
+from .common import Device, Drop, Header, command, progress
 
 
 @command
@@ -28,7 +28,7 @@ def main(
     header: Header = True,
     drop: Drop = None,
     num_threads: Annotated[int | None, typer.Option(help="Threads; default: as many as pay.")] = None,
-    device: Annotated[str, typer.Option(help="cpu; cuda or cuda:1 and the like, where the artifact has code.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Predict every row of DATA with a compiled model.
 

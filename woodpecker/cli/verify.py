@@ -14,6 +14,7 @@ from ..errors import InputError
 from .common import (
     DISAGREE,
     OK,
+    Device,
     Drop,
     Header,
     IterationRange,
@@ -40,6 +41,7 @@ def main(
     drop: Drop = None,
     missing: Missing = math.nan,
     iteration_range: IterationRange = None,
+    device: Device = "cpu",
 ) -> int:
     """Compare an artifact with the source library, on every row of a file, bit by bit.
 
@@ -50,6 +52,7 @@ def main(
     Examples:
       woodpecker verify model.ubj model.so --data rows.parquet
       woodpecker verify model.txt model.so --data rows.csv --drop target
+      woodpecker verify model.ubj model.so --data rows.npy --device cuda
     """
     rounds = parse_range(iteration_range)
     check_input(model)
@@ -60,7 +63,7 @@ def main(
     from .tables import open_table
 
     forest = to_forest(model, missing=missing, iteration_range=rounds)
-    predictor = woodpecker.load(artifact, verify=True)
+    predictor = woodpecker.load(artifact, device=device, verify=True)
     _same_shape(artifact, predictor.inspect(), model, forest)
     spec = InputSpec.of_forest(forest)
     table = open_table(data, spec, header=header, drop=drop or ())

@@ -116,7 +116,7 @@ class CompiledModel:
 
         ``levels`` lists the CPU levels and says which one is in use; ``target``, ``plan``, ``tuning`` and
         ``ns_per_row`` beside it are that one's, or the last one's where this machine can run none. ``cuda`` is what
-        there is for GPUs, and ``device`` where this model runs; where there is CUDA code, and it was left to
+        there is for GPUs, and ``device`` where this model runs, None: not here; where there is CUDA code, and it was left to
         `woodpecker.compile` to use it, ``no_gpu`` is why it does not, or None.
         """
         hidden = {"input", "classes", "methods", "entries", "links", "level", "cuda"}
@@ -133,7 +133,9 @@ class CompiledModel:
         shown["n_classes"] = [len(c) for c in self._classes]
         shown["model_bytes"] = len(self._program.model)
         gpu = self._program.gpu
-        shown["device"] = "cpu" if gpu is None else f"cuda:{gpu.device.number}"
+        shown["device"] = None if manifest["level"] is None else "cpu"
+        if gpu is not None:
+            shown["device"] = f"cuda:{gpu.device.number}"
         if half := summary(manifest):
             shown["cuda"] = {**half, "no_gpu": self._program.no_gpu}
         return shown
