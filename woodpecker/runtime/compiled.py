@@ -116,8 +116,8 @@ class CompiledModel:
 
         ``levels`` lists the CPU levels and says which one is in use; ``target``, ``plan``, ``tuning`` and
         ``ns_per_row`` beside it are that one's, or the last one's where this machine can run none. ``cuda`` is what
-        there is for GPUs, and ``device`` where this model runs, None: not here; where there is CUDA code, and it was left to
-        `woodpecker.compile` to use it, ``no_gpu`` is why it does not, or None.
+        there is for GPUs, and ``device`` where this model runs, None: not here; where there is CUDA code, and it was
+        left to `woodpecker.compile` to use it, ``no_gpu`` is why it does not, or None.
         """
         hidden = {"input", "classes", "methods", "entries", "links", "level", "cuda"}
         of_calls = {"prefix", "suffix", "scratch_bytes", "row_block", "terms"}
