@@ -19,10 +19,11 @@ _capsule = ctypes.pythonapi.PyCapsule_New
 _capsule.restype, _capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 
 
-class Array:
-    """A view of memory of the GPU; ``asked`` are the streams that its memory was asked for on."""
+class Tensor:
+    """A view of memory of the GPU, of a library that no one knows; ``asked`` are the streams that its memory was asked
+    for on."""
 
-    __module__ = "cupy"
+    __module__ = "unheard.of"
 
     def __init__(self, address: int, host: np.ndarray, owner: Any = None, number: int = 0) -> None:
         self.address, self.host, self.owner, self.number = address, host, owner, number
@@ -48,9 +49,15 @@ class Array:
         """A copy in the memory of the host, which the fake driver's is."""
         return self.host.copy()
 
-    def view(self, host: np.ndarray) -> Array:
+    def view(self, host: np.ndarray) -> Any:
         """Another view, as the same view of the numpy array is."""
-        return Array(host.ctypes.data, host, self)
+        return type(self)(host.ctypes.data, host, self)
+
+
+class Array(Tensor):
+    """The same of CuPy."""
+
+    __module__ = "cupy"
 
 
 def empty(shape: Sequence[int], dtype: Any) -> Array:

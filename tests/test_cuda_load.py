@@ -316,17 +316,31 @@ class TestRowsOfTheGpu:
             gpu.predict_raw(X, out=there)
         assert state(fake)["contexts"] == state(fake)["overrun"] == 0
 
-    def test_other_libraries(self, gpu, forest):
-        class Tensor(cupy_like.Array):
-            __module__ = "jaxlib.xla"
-
+    def test_other_libraries(self, gpu, forest, fake):
+        """On the stream of whichever is known; else it is waited for."""
+        library = ctypes.CDLL(str(fake))
+        library.fake_stream.restype = ctypes.c_void_p
         X = rows(forest, 8, 1, "float32")
-        there = cupy_like.asarray(X)
-        tensor, out = Tensor(there.address, there.host, there), cupy_like.empty((8, 3), "float32")
-        with pytest.raises(InputError, match=r"X is a jaxlib array on the GPU; .*: pass out="):
+        want, there, out = reference.predict_raw(forest, X), cupy_like.asarray(X), cupy_like.empty((8, 3), "float32")
+        tensor = cupy_like.Tensor(there.address, there.host, there)
+        with pytest.raises(InputError, match=r"X is a unheard array on the GPU; .*: pass out="):
             gpu.predict_raw(tensor)
-        assert_bits_equal(gpu.predict_raw(tensor, out=out).get(), reference.predict_raw(forest, X))
-        assert tensor.asked == [1, 1] and isinstance(gpu.predict_proba(tensor), np.ndarray)
+        waits, tensor.asked = library.fake_waits(), []
+        assert_bits_equal(gpu.predict_raw(tensor, out=out).get(), want)
+        assert library.fake_stream() == self.STREAM and tensor.asked == out.asked == [self.STREAM]
+        assert library.fake_waits() == waits
+        out.host[...] = 0
+        assert_bits_equal(gpu.predict_raw(tensor, out=cupy_like.Tensor(out.address, out.host, out)).get(), want)
+        assert library.fake_stream() is None and tensor.asked == [self.STREAM, 1]
+        assert library.fake_waits() == waits + 1
+        assert isinstance(gpu.predict_proba(tensor), np.ndarray)
+
+        class Subclass(cupy_like.Array):
+            """Of CuPy's class, in a module of somebody's own."""
+
+        got = gpu.predict_raw(Subclass(there.address, there.host, there))
+        assert_bits_equal(got.get(), want)
+        assert library.fake_stream() == self.STREAM
 
         class Refusing(cupy_like.Array):
             def __dlpack__(self, **options):

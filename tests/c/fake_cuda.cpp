@@ -12,6 +12,7 @@ static const size_t GUARD = 256;
 static std::map<uint64_t, size_t> memory;
 static int modules, depth, launches, overrun, streams;
 static void *last_stream;
+static int waits;
 static const int INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_CONTEXT = 201, NO_BINARY = 209, NOT_FOUND = 500;
 
 static bool inside(uint64_t address, size_t bytes) {
@@ -27,6 +28,7 @@ void fake_state(int *out) {
     memcpy(out, state, sizeof state);
 }
 void *fake_stream(void) { return last_stream; } /* that of the last launch */
+int fake_waits(void) { return waits; }
 int cuInit(unsigned) { return 0; }
 int cuDeviceGetCount(int *count) { *count = 1; return 0; }
 int cuDeviceGet(int *device, int) { *device = 7; return 0; }
@@ -82,7 +84,7 @@ int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *) {
 }
 int cuStreamCreate(void **stream, unsigned) { *stream = malloc(1); streams++; return 0; }
 int cuStreamDestroy_v2(void *stream) { free(stream); streams--; return 0; }
-int cuStreamSynchronize(void *) { return 0; }
+int cuStreamSynchronize(void *) { waits++; return 0; }
 int cuLaunchKernel(void *function, unsigned blocks, unsigned, unsigned, unsigned threads, unsigned, unsigned,
                    unsigned shared, void *stream, void **parameters, void **) {
     if (depth == 0) return NO_CONTEXT;

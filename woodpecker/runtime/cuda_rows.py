@@ -1,8 +1,9 @@
 """Rows in the memory of a GPU, by DLPack: read where they lie, on the caller's current stream, and answers there.
 
-Nothing waits here: a kernel follows what is on the stream already, and whoever reads the answer on that stream comes
-after it. PyTorch and CuPy are asked for their current stream and for the memory of answers; of other libraries the
-legacy default stream is used, and the caller passes ``out``.
+PyTorch and CuPy are asked for their current stream and for the memory of answers. Nothing waits there: a kernel follows
+what is on the stream already, and whoever reads the answer on that stream comes after it. For other libraries the
+caller passes ``out``; where that is none of theirs either, the legacy default stream is used, and waited for, because
+nothing says on which stream the answer will be read.
 """
 
 from __future__ import annotations
@@ -96,9 +97,9 @@ def compute(model: Model, kind: str, X: Any, spec: InputSpec, width: int, dtype:
     Raises:
         InputError: X or ``out`` is not what is expected. TargetError: the driver fails.
     """
-    library = _library(X)
-    with _on_device(library, X):
-        stream = _stream(library, X)
+    library = _library(X, out)
+    with _on_device(library, X, out):
+        stream = _stream(library, model.device.number)
         x = _rows(model, X, spec, stream)
         result = _empty(library, X, (x.shape[0], width), dtype) if out is None else out
         y = _matrix(result, stream, "out")
@@ -106,6 +107,8 @@ def compute(model: Model, kind: str, X: Any, spec: InputSpec, width: int, dtype:
         if y.shape[0] and width:
             with Current(model.device.context):
                 _launch(model, kind, x, (y.address, y.strides[0]), stream)
+                if not library:
+                    call("cuStreamSynchronize", stream)
     return result
 
 
@@ -120,7 +123,7 @@ def to_host(
     """
     library = _library(X)
     with _on_device(library, X):
-        stream = _stream(library, X)
+        stream = _stream(library, model.device.number)
         x = _rows(model, X, spec, stream)
         out = np.empty((x.shape[0], width), dtype)
         if out.size:
@@ -215,19 +218,28 @@ def _check_out(model: Model, out: Matrix, x: Matrix, width: int, dtype: np.dtype
         raise InputError("out shares memory with X, which is read while out is written: pass another array")
 
 
-def _library(X: Any) -> str:
-    return type(X).__module__.partition(".")[0]
+def _library(*tensors: Any) -> str:
+    """ "torch" or "cupy", whichever the first that is of one of them is of, subclasses included; "": none is."""
+    for tensor in tensors:
+        modules = {cls.__module__.partition(".")[0] for cls in type(tensor).__mro__}
+        for known in ("torch", "cupy"):
+            if known in modules:
+                return known
+    return ""
 
 
-def _on_device(library: str, X: Any) -> contextlib.AbstractContextManager[Any]:
-    """What makes X's GPU the current one of CuPy, whose current stream depends on it."""
-    return X.device if library == "cupy" else contextlib.nullcontext()
+def _on_device(library: str, *tensors: Any) -> contextlib.AbstractContextManager[Any]:
+    """What makes the tensors' GPU the current one of CuPy, on which its current stream depends."""
+    if library != "cupy":
+        return contextlib.nullcontext()
+    found: contextlib.AbstractContextManager[Any] = next(t for t in tensors if _library(t) == library).device
+    return found
 
 
-def _stream(library: str, X: Any) -> int:
-    """The handle of the current stream of X's library."""
+def _stream(library: str, number: int) -> int:
+    """The handle of the current stream of a library on a GPU."""
     if library == "torch":
-        return int(sys.modules["torch"].cuda.current_stream(X.device).cuda_stream)
+        return int(sys.modules["torch"].cuda.current_stream(number).cuda_stream)
     return int(sys.modules["cupy"].cuda.get_current_stream().ptr) if library == "cupy" else 0
 
 
@@ -237,7 +249,8 @@ def _empty(library: str, X: Any, shape: tuple[int, int], dtype: np.dtype[Any]) -
         return torch.empty(shape, dtype=getattr(torch, dtype.name), device=X.device)
     if library == "cupy":
         return sys.modules["cupy"].empty(shape, dtype)
-    raise InputError(f"X is a {library} array on the GPU; of torch and cupy the answer can be allocated: pass out=")
+    kind = f"{type(X).__module__.partition('.')[0]} array"
+    raise InputError(f"X is a {kind} on the GPU; answers of torch and cupy only can be allocated: pass out=")
 
 
 def _beside(library: str, X: Any, result: Any) -> Any:
