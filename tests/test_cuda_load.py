@@ -115,6 +115,22 @@ class TestPredictions:
         assert_like_cpu(gpu, cpu, X)
         assert state(fake)["launches"] == before + 4  # raw scores three times, leaf ids once; none by the CPU
 
+    @pytest.mark.parametrize("resident", [False, True])
+    def test_wrong_answers_are_not_returned(self, path, forest, monkeypatch, resident):
+        """A GPU with other leaf values than the artifact has: whatever the reason, its first answers are compared."""
+        gpu, cpu = wp.load(path, device="cuda"), wp.load(path)
+        monkeypatch.setitem(sys.modules, "cupy", cupy_like.module(0))
+        X = rows(forest, 40, 1, "float32")
+        given = cupy_like.asarray(X) if resident else X
+        model = gpu._gpu
+        memory = np.frombuffer((ctypes.c_char * len(gpu._program.model)).from_address(model.blob), np.float32)
+        memory[np.isin(memory, forest.values.astype(np.float32))] += 1
+        for name in ("predict_raw", "predict_proba", "predict"):
+            with pytest.raises(TargetError, match=r"the GPU computes other numbers than the CPU \(kernel few_f32, 40 "):
+                getattr(gpu, name)(given)
+        ids = gpu.apply(given)  # by another kernel, which is right
+        np.testing.assert_array_equal(ids.get() if resident else ids, cpu.apply(X))
+
     def test_every_kind_of_rows(self, path, forest):
         cpu, gpu = wp.load(path), wp.load(path, device="cuda")
         X = rows(forest, 70, 2, "float64")
@@ -325,6 +341,7 @@ class TestRowsOfTheGpu:
         tensor = cupy_like.Tensor(there.address, there.host, there)
         with pytest.raises(InputError, match=r"X is a unheard array on the GPU; .*: pass out="):
             gpu.predict_raw(tensor)
+        gpu.predict_raw(there)  # the first answers are compared, which waits
         waits, tensor.asked = library.fake_waits(), []
         assert_bits_equal(gpu.predict_raw(tensor, out=out).get(), want)
         assert library.fake_stream() == self.STREAM and tensor.asked == out.asked == [self.STREAM]

@@ -26,6 +26,11 @@ FEW_ROWS = 128
 """Rows for each multiprocessor up to which a row gets a block, not a thread: beyond, all threads have rows."""
 SCRATCH_BLOCKS = 8
 """Blocks for each multiprocessor where each needs scratch."""
+COMPARED = 256
+"""The first rows of a kernel that may be compared with what the CPU makes of them."""
+
+Check = Callable[[str, str, Callable[[], tuple[np.ndarray, np.ndarray]]], None]
+"""Called with a kernel that ran, "raw" or "apply", and what gives up to COMPARED rows of the host and its answers."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +197,7 @@ def _blocks(model: Model, how: Launch, rows: int) -> int:
     return min(-(-rows // how.rows), most)
 
 
-def run(model: Model, kind: str, X: np.ndarray, out: np.ndarray) -> None:
+def run(model: Model, kind: str, X: np.ndarray, out: np.ndarray, check: Check | None = None) -> None:
     """Compute rows that are in the memory of the host, and wait for it.
 
     Args:
@@ -200,6 +205,7 @@ def run(model: Model, kind: str, X: np.ndarray, out: np.ndarray) -> None:
         kind: "raw" or "apply".
         X: (n, F) float32 or float64.
         out: (n, K) of the accumulator's dtype, or (n, T) int32.
+        check: Called with each kernel that ran.
 
     Raises:
         InputError: X and out have different numbers of rows. TargetError: the driver fails.
@@ -217,10 +223,20 @@ def run(model: Model, kind: str, X: np.ndarray, out: np.ndarray) -> None:
                 _chunk(model, kind, lane, X[begin : begin + size], out[begin : begin + size])
             for lane in lanes:
                 _finish(lane)
+            if check is not None:
+                # Of the first chunk, and of the last, which may be for another kernel.
+                for begin in {0, (len(X) - 1) // size * size}:
+                    head = slice(begin, min(begin + min(size, COMPARED), len(X)))
+                    kernel = entry_for(model, kind, X.dtype, min(size, len(X) - begin))
+                    check(kernel, kind, functools.partial(_heads, X[head], out[head]))
         except BaseException:
             for lane in lanes:
                 _abandon(lane)
             raise
+
+
+def _heads(X: np.ndarray, out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.ascontiguousarray(X), np.ascontiguousarray(out)
 
 
 def _chunk(model: Model, kind: str, lane: _Lane, X: np.ndarray, out: np.ndarray) -> None:

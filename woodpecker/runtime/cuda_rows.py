@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import InputError, WoodpeckerError
 from . import cuda
-from .cuda import Model
+from .cuda import COMPARED, Check, Model
 from .cuda_driver import Current, call, made
 from .rows import CUDA, InputSpec, check_shape, to_torch
 
@@ -79,7 +79,9 @@ class Matrix:
         return self.address + low, self.address + high + self.dtype.itemsize
 
 
-def compute(model: Model, kind: str, X: Any, spec: InputSpec, width: int, dtype: np.dtype[Any], out: Any) -> Any:
+def compute(
+    model: Model, kind: str, X: Any, spec: InputSpec, width: int, dtype: np.dtype[Any], out: Any, check: Check
+) -> Any:
     """Raw scores or leaf ids of rows in the memory of the model's GPU, in its memory.
 
     Args:
@@ -90,6 +92,7 @@ def compute(model: Model, kind: str, X: Any, spec: InputSpec, width: int, dtype:
         width, dtype: Columns and dtype of the answer.
         out: (n, width) of that dtype on the same GPU, rows of unit column stride; None: a new tensor of PyTorch or
             array of CuPy, as X is.
+        check: Called with the kernel that runs.
 
     Returns:
         ``out``, or the new one.
@@ -106,14 +109,15 @@ def compute(model: Model, kind: str, X: Any, spec: InputSpec, width: int, dtype:
         _check_out(model, y, x, width, dtype)
         if y.shape[0] and width:
             with Current(model.device.context):
-                _launch(model, kind, x, (y.address, y.strides[0]), stream)
+                kernel = _launch(model, kind, x, (y.address, y.strides[0]), stream)
+                check(kernel, kind, lambda: (_head(x, stream), _head(y, stream)))
                 if not library:
                     call("cuStreamSynchronize", stream)
     return result
 
 
 def to_host(
-    model: Model, kind: str, X: Any, spec: InputSpec, width: int, dtype: np.dtype[Any]
+    model: Model, kind: str, X: Any, spec: InputSpec, width: int, dtype: np.dtype[Any], check: Check
 ) -> tuple[np.ndarray, Callable[[Any], Any]]:
     """The same in the memory of the host, which waits for it; and what puts results beside X, as far as they are
     numbers, and X of PyTorch or CuPy.
@@ -130,16 +134,28 @@ def to_host(
             with Current(model.device.context):
                 memory = made("cuMemAllocAsync", out.nbytes, stream)
                 try:
-                    _launch(model, kind, x, (memory, width), stream)
+                    kernel = _launch(model, kind, x, (memory, width), stream)
                     call("cuMemcpyDtoHAsync_v2", out.ctypes.data, memory, out.nbytes, stream)
                 finally:
                     call("cuMemFreeAsync", memory, stream)
                     call("cuStreamSynchronize", stream)
+                check(kernel, kind, lambda: (_head(x, stream), out[:COMPARED]))
     return out, lambda result: _beside(library, X, result)
 
 
-def _launch(model: Model, kind: str, x: Matrix, out: tuple[int, int], stream: int) -> None:
-    """Launch on the stream, which scratch belongs to as well: another stream may run the same model meanwhile."""
+def _head(matrix: Matrix, stream: int) -> np.ndarray:
+    """The first rows of a matrix, in the memory of the host, once the stream has come so far."""
+    found = np.empty((min(COMPARED, matrix.shape[0]), matrix.shape[1]), matrix.dtype)
+    for i, row in enumerate(found):
+        address = matrix.address + i * matrix.strides[0] * matrix.dtype.itemsize
+        call("cuMemcpyDtoHAsync_v2", row.ctypes.data, address, row.nbytes, stream)
+    call("cuStreamSynchronize", stream)
+    return found
+
+
+def _launch(model: Model, kind: str, x: Matrix, out: tuple[int, int], stream: int) -> str:
+    """Launch on the stream, which scratch belongs to as well: another stream may run the same model meanwhile. Returns
+    the name of the kernel."""
     rows = x.shape[0]
     entry = cuda.entry_for(model, kind, x.dtype, rows)
     nbytes = cuda.scratch_bytes(model, entry, rows)
@@ -149,6 +165,7 @@ def _launch(model: Model, kind: str, x: Matrix, out: tuple[int, int], stream: in
     finally:
         if scratch:
             call("cuMemFreeAsync", scratch, stream)
+    return entry
 
 
 def _rows(model: Model, X: Any, spec: InputSpec, stream: int) -> Matrix:

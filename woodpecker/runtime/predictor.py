@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tvm_ffi
 
-from ..errors import InputError
+from ..errors import InputError, TargetError
 from . import outputs, threads
 from .compiled import CompiledModel, Program
 from .format import aligned
@@ -46,6 +46,7 @@ class Predictor(CompiledModel):
         super().__init__(program, post_transform)
         self._num_threads = threads.resolve(num_threads)
         self._gpu = program.gpu
+        self._compared: set[str] = set()
         self._model = tvm_ffi.from_dlpack(_writable_alias(program.model))
         self._local = threading.local()
         self._acc_dtype = np.dtype(program.manifest["acc_dtype"])
@@ -70,7 +71,7 @@ class Predictor(CompiledModel):
 
         Raises:
             InputError: X or ``out`` is not what the model expects. TargetError: the model runs on a GPU, and its driver
-                fails.
+                fails, or its first answers are not the CPU's.
         """
         if self._gpu is not None and on_gpu(X):
             return self._resident("raw", X, self.n_outputs_, self._acc_dtype, out)
@@ -91,7 +92,31 @@ class Predictor(CompiledModel):
         """An entry over rows in the memory of the GPU, with answers there."""
         from .cuda_rows import compute
 
-        return compute(self._gpu, kind, X, self._spec, width, dtype, out)
+        return compute(self._gpu, kind, X, self._spec, width, dtype, out, self._compare)
+
+    def _compare(self, kernel: str, kind: str, heads: Callable[[], tuple[np.ndarray, np.ndarray]]) -> None:
+        """The first rows that a kernel computes in this predictor are computed on the CPU as well: it may run on a GPU
+        that no one has tried it on, as code that a driver has compiled anew.
+
+        Args:
+            kernel: Its name.
+            kind: "raw" or "apply".
+            heads: What gives some rows of the host, and the kernel's answers to them.
+
+        Raises:
+            TargetError: the bits differ.
+        """
+        if kernel in self._compared:
+            return
+        X, got = heads()
+        want = np.empty_like(got)
+        self._on_cpu(f"{kind}_f{8 * X.itemsize}", X, want)
+        if not _same_bits(got, want):
+            raise TargetError(
+                f"the GPU computes other numbers than the CPU (kernel {kernel}, {len(X)} rows compared): load the "
+                "model with device='cpu', and report this"
+            )
+        self._compared.add(kernel)
 
     def _method(self, name: str, X: Any) -> Any:
         """What the source model's method ``name`` returns for X."""
@@ -123,7 +148,7 @@ class Predictor(CompiledModel):
         if self._gpu is not None and on_gpu(X):
             from .cuda_rows import to_host
 
-            return to_host(self._gpu, kind, X, self._spec, width, dtype)
+            return to_host(self._gpu, kind, X, self._spec, width, dtype, self._compare)
         rows = read_rows(X, self._spec)
         given = scores = self._out(out, (rows.n, width), dtype)
         if out is not None:
@@ -144,11 +169,15 @@ class Predictor(CompiledModel):
         n = len(X)
         if n == 0 or out.size == 0:
             return
-        if self._gpu is not None and not name.startswith("link_"):
+        if self._gpu is None or name.startswith("link_"):
+            self._on_cpu(name, X, out)
+        else:
             from .cuda import run
 
-            run(self._gpu, name.partition("_")[0], X, out)
-            return
+            run(self._gpu, name.partition("_")[0], X, out, self._compare)
+
+    def _on_cpu(self, name: str, X: np.ndarray, out: np.ndarray) -> None:
+        n = len(X)
         if self._terms is not None and n in self._by_trees and name in ("raw_f32", "raw_f64"):
             self._by_terms(self._terms, name, X, out)
             return
@@ -197,6 +226,15 @@ class Predictor(CompiledModel):
             raise InputError("out must be C-contiguous, writable and aligned")
         # The strides of an axis of length 1 are arbitrary in numpy and checked in an entry.
         return np.ndarray(shape, dtype, buffer=out)
+
+
+def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    """But for what NaNs carry, which arithmetic does not keep."""
+    numbers = a.dtype.kind != "f" or not (np.isnan(a) | np.isnan(b)).any()
+    if numbers:
+        return a.tobytes() == b.tobytes()
+    known = ~np.isnan(a)
+    return bool((known == ~np.isnan(b)).all()) and a[known].tobytes() == b[known].tobytes()
 
 
 def _writable_alias(X: np.ndarray) -> np.ndarray:
