@@ -96,6 +96,25 @@ def test_nothing_is_left_behind(made, driver, fake):
     assert after["contexts"] == after["overrun"] == 0
 
 
+@pytest.mark.parametrize("fails", ["cuModuleGetFunction", "cuMemAlloc_v2", "cuMemcpyHtoDAsync_v2"])
+def test_a_load_that_fails_leaves_nothing(made, driver, fake, monkeypatch, fails):
+    def failing(through):
+        def one(name, *arguments, **kind):
+            if name == fails:
+                raise TargetError("the GPU has no more memory")
+            return through(name, *arguments, **kind)
+
+        return one
+
+    gc.collect()
+    before = state(fake)
+    for name in ("call", "made"):
+        monkeypatch.setattr(runtime, name, failing(getattr(cuda_driver, name)))
+    with pytest.raises(TargetError, match="the GPU has no more memory"):
+        loaded(made)
+    assert state(fake) == before
+
+
 @pytest.mark.usefixtures("driver")
 def test_which_entry_serves(made):
     model = loaded(made)

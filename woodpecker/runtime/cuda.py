@@ -128,15 +128,23 @@ def load(codes: Sequence[Code], launches: Mapping[str, Launch], blob: np.ndarray
         TargetError: there is no code for the GPU, or the driver fails.
     """
     image = ctypes.create_string_buffer(choose(codes, on.arch).image)  # which ends with a zero, as PTX must
-    with Current(on.context):
+    with Current(on.context), contextlib.ExitStack() as undo:
         module = made("cuModuleLoadData", ctypes.cast(image, P))
+        undo.callback(_drop, "cuModuleUnload", module)
         functions = {name: made("cuModuleGetFunction", module, name.encode()) for name in launches}
         memory = made("cuMemAlloc_v2", max(blob.nbytes, 1))
+        undo.callback(_drop, "cuMemFree_v2", memory)
         call("cuMemcpyHtoDAsync_v2", memory, blob.ctypes.data, blob.nbytes, None)
         call("cuStreamSynchronize", None)
+        undo.pop_all()
     model = Model(on, functions, launches, memory)
     weakref.finalize(model, _unload, on.context, module, memory).atexit = False  # the process ends all by itself
     return model
+
+
+def _drop(name: str, what: int) -> None:
+    with contextlib.suppress(TargetError):
+        call(name, what)
 
 
 def _unload(context: int, module: int, memory: int) -> None:
