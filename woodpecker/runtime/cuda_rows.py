@@ -21,7 +21,7 @@ from ..errors import InputError, WoodpeckerError
 from . import cuda
 from .cuda import COMPARED, Check, Model
 from .cuda_driver import Current, call, made
-from .rows import CUDA, InputSpec, check_shape, to_torch
+from .rows import CUDA, InputSpec, check_shape, on_gpu, to_torch
 
 LEGACY_STREAM = 1
 """DLPack's number of the legacy default stream."""
@@ -100,8 +100,9 @@ def compute(
     Raises:
         InputError: X or ``out`` is not what is expected. TargetError: the driver fails.
     """
-    library = _library(X, out)
-    with _on_device(library, X, out):
+    # A tensor of torch in the memory of the host has no stream, and is refused below.
+    library = _library(*(tensor for tensor in (X, out) if on_gpu(tensor)))
+    with _on_device(library, model.device.number, X, out):
         stream = _stream(library, model.device.number)
         x = _rows(model, X, spec, stream)
         result = _empty(library, X, (x.shape[0], width), dtype) if out is None else out
@@ -126,7 +127,7 @@ def to_host(
         InputError, TargetError: see `compute`.
     """
     library = _library(X)
-    with _on_device(library, X):
+    with _on_device(library, model.device.number, X):
         stream = _stream(library, model.device.number)
         x = _rows(model, X, spec, stream)
         out = np.empty((x.shape[0], width), dtype)
@@ -245,11 +246,14 @@ def _library(*tensors: Any) -> str:
     return ""
 
 
-def _on_device(library: str, *tensors: Any) -> contextlib.AbstractContextManager[Any]:
-    """What makes the tensors' GPU the current one of CuPy, on which its current stream depends."""
-    if library != "cupy":
-        return contextlib.nullcontext()
-    found: contextlib.AbstractContextManager[Any] = next(t for t in tensors if _library(t) == library).device
+def _on_device(library: str, number: int, *tensors: Any) -> contextlib.AbstractContextManager[Any]:
+    """What makes the tensors' GPU the current one of their library: CuPy's current stream and new arrays are of that,
+    and torch exports tensors of no other."""
+    found: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if library == "torch":
+        found = sys.modules["torch"].cuda.device(number)
+    elif library == "cupy":
+        found = next(t for t in tensors if _library(t) == library).device
     return found
 
 
@@ -278,4 +282,7 @@ def _beside(library: str, X: Any, result: Any) -> Any:
     if library == "torch":
         tensor = to_torch(result)
         return tensor if isinstance(tensor, np.ndarray) else tensor.to(X.device)
-    return sys.modules["cupy"].asarray(result) if library == "cupy" else result
+    if library == "cupy":
+        with X.device:
+            return sys.modules["cupy"].asarray(result)
+    return result
