@@ -142,6 +142,16 @@ def test_what_fails_is_typed(made, fake):
     assert state(fake)["contexts"] == 0
 
 
+@pytest.mark.parametrize(
+    ("status", "hint"),
+    [(3, "a process that was forked off one that has used the GPU can't use it"), (222, "install a newer driver")],
+)
+def test_what_people_can_do_about_it(fake, status, hint):
+    driver = cuda_driver._driver(str(fake))
+    with pytest.raises(TargetError, match=f"cuModuleLoadData fails with error {status}: .*{hint}"):
+        cuda_driver._check(driver, status, "cuModuleLoadData")
+
+
 def test_without_a_driver(monkeypatch, fake):
     monkeypatch.setattr(cuda_driver, "LIBRARY", "libnonesuch.so.1")
     with pytest.raises(TargetError, match=r"this machine has no CUDA driver \(libnonesuch"):
@@ -197,6 +207,8 @@ def test_the_benchmark_script(broken, fake, tmp_path, monkeypatch, capsys):
         (["cubin sm_86", "cubin sm_90", "ptx sm_80"], "sm_80", "ptx sm_80"),
         (["cubin sm_80", "cubin sm_90", "ptx sm_80", "ptx sm_90"], "sm_103", "ptx sm_90"),
         (["cubin sm_90", "ptx sm_90"], "sm_80", None),
+        (["cubin sm_80", "cubin sm_86", "ptx sm_80"], "sm_87", "ptx sm_80"),
+        (["cubin sm_86", "cubin sm_87", "ptx sm_80"], "sm_87", "cubin sm_87"),
         (["cubin sm_120"], "sm_90", None),
     ],
 )

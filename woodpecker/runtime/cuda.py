@@ -24,6 +24,8 @@ CHUNK_BYTES = 32 * 2**20
 """Rows of a chunk: enough to keep a GPU busy while the next is copied."""
 FEW_ROWS = 128
 """Rows for each multiprocessor up to which a row gets a block, not a thread: beyond, all threads have rows."""
+TEGRA = ("sm_87", "sm_101", "sm_110")
+"""GPUs of Jetson and Drive, on which NVIDIA does not promise that cubins of other architectures run."""
 SCRATCH_BLOCKS = 8
 """Blocks for each multiprocessor where each needs scratch."""
 COMPARED = 256
@@ -66,14 +68,16 @@ class Launch:
 
 
 def choose(codes: Sequence[Code], arch: str) -> Code:
-    """The best code for an architecture: the newest cubin of the same generation that is not newer, else the newest PTX
-    that is not newer, which the driver compiles.
+    """The best code for an architecture: the newest cubin of the same generation that is not newer, for TEGRA of the
+    same architecture, else the newest PTX that is not newer, which the driver compiles.
 
     Raises:
         TargetError: there is none.
     """
     major, minor = _version(arch)
     cubins = [c for c in codes if c.kind == "cubin" and _version(c.arch)[0] == major and _version(c.arch)[1] <= minor]
+    if arch in TEGRA:
+        cubins = [c for c in cubins if c.arch == arch]
     texts = [c for c in codes if c.kind == "ptx" and _version(c.arch) <= (major, minor)]
     if not cubins and not texts:
         has = ", ".join(f"{c.kind} for {c.arch}" for c in codes)

@@ -13,6 +13,12 @@ from ..errors import TargetError
 LIBRARY = "libcuda.so.1"
 _MULTIPROCESSORS, _MAJOR, _MINOR = 16, 75, 76  # CU_DEVICE_ATTRIBUTE_*
 
+_HINTS = {
+    3: "a process that was forked off one that has used the GPU can't use it: start it by spawn, or use the CPU",
+    222: "the model was compiled with a newer CUDA than the driver knows: install a newer driver",
+}
+"""What to do about CUDA_ERROR_NOT_INITIALIZED, and about UNSUPPORTED_PTX_VERSION, which cubins get as well."""
+
 P, _I, _U, _Z = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint, ctypes.c_size_t
 _A = ctypes.POINTER(P)
 _FUNCTIONS: dict[str, list[Any]] = {
@@ -83,7 +89,8 @@ def _check(driver: Any, status: int, name: str) -> None:
         text = ctypes.c_char_p()
         driver.cuGetErrorString(status, ctypes.byref(text))
         reason = text.value.decode(errors="replace") if text.value else "unknown error"
-        raise TargetError(f"the CUDA driver's {name} fails with error {status}: {reason}")
+        hint = f" ({_HINTS[status]})" if status in _HINTS else ""
+        raise TargetError(f"the CUDA driver's {name} fails with error {status}: {reason}{hint}")
 
 
 def call(name: str, *arguments: Any) -> None:
