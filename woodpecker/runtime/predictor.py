@@ -110,7 +110,7 @@ class Predictor(CompiledModel):
             return
         X, got = heads()
         want = np.empty_like(got)
-        self._on_cpu(f"{kind}_f{8 * X.itemsize}", X, want)
+        self._call(f"{kind}_f{8 * X.itemsize}", X, want, on_cpu=True)
         if not _same_bits(got, want):
             raise TargetError(
                 f"the GPU computes other numbers than the CPU (kernel {kernel}, {len(X)} rows compared): load the "
@@ -164,20 +164,16 @@ class Predictor(CompiledModel):
             given[...] = scores
         return scores if out is None else out, rows.restore
 
-    def _call(self, name: str, X: np.ndarray, out: np.ndarray) -> None:
-        """Run an entry over all rows of a block, in as many tasks as pay."""
+    def _call(self, name: str, X: np.ndarray, out: np.ndarray, on_cpu: bool = False) -> None:
+        """Run an entry over all rows of a block, in as many tasks as pay; on the CPU, or where the model is."""
         n = len(X)
         if n == 0 or out.size == 0:
             return
-        if self._gpu is None or name.startswith("link_"):
-            self._on_cpu(name, X, out)
-        else:
+        if self._gpu is not None and not on_cpu and not name.startswith("link_"):
             from .cuda import run
 
             run(self._gpu, name.partition("_")[0], X, out, self._compare)
-
-    def _on_cpu(self, name: str, X: np.ndarray, out: np.ndarray) -> None:
-        n = len(X)
+            return
         if self._terms is not None and n in self._by_trees and name in ("raw_f32", "raw_f64"):
             self._by_terms(self._terms, name, X, out)
             return
