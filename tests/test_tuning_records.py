@@ -247,6 +247,22 @@ def test_compile_uses_the_record_of_the_forest_then_of_its_class_then_of_a_near_
     assert "by a record (user) of this model: a forest" in summary(model.inspect()["tuning"])
 
 
+def test_where_another_model_gained_nothing_the_forests_own_default_stays(forest, tmp_path):
+    """The default of that one is an estimate for other trees; a record farther away knows less still."""
+    shape = shape_class(canonicalise(forest))
+    other = {"digest": "0" * 32}
+    records.append(tmp_path, record(forest, shape=dataclasses.replace(shape, trees=shape.trees + 2), gain=9.0, **other))
+    records.append(tmp_path, record(forest, plan=(WALK,), gain=1.0, model="a model like it", **other))
+    model = wp.compile(forest, tuning_logs=tmp_path)
+    assert steps(model) == steps(wp.compile(forest, tuning_logs=[]))
+    assert model.inspect()["tuning"] == {
+        "from": "defaults",
+        "skipped": ["a model like it: no plan was faster there than the default"],
+    }
+    records.append(tmp_path, record(forest, plan=(WALK,), gain=1.0))  # of this very forest: measured, so it counts
+    assert steps(wp.compile(forest, tuning_logs=tmp_path)) == [(0, "tree_traversal")]
+
+
 def test_of_two_records_the_greater_gain_counts_and_the_users_before_the_shipped(forest, tmp_path, monkeypatch):
     monkeypatch.setattr(logs, "shipped", lambda: tmp_path / "shipped")
     records.append(tmp_path / "shipped", record(forest, gain=5.0))

@@ -17,6 +17,7 @@ MAX_SKIPPED = 5
 """Reasons that the manifest keeps: enough to see why, whatever the logs hold."""
 
 DEFAULTS = "defaults"
+EXACT = "this model"
 
 
 def tuned_plan(
@@ -25,7 +26,8 @@ def tuned_plan(
     """The plan of the best record, and what `inspect` says of it.
 
     The record of this very forest is the best, then those of its shape class, then those of the nearest one; the
-    user's come before the shipped ones, those of as many cores before others, and then the greatest gain decides.
+    user's come before the shipped ones, those of as many cores before others, and then the greatest gain decides. Where
+    that one is of another model, and found nothing faster than the default, the default is the answer here too.
 
     Returns:
         The plan, or None where no record applies; and ``{"from", "skipped", ...}``: JSON values.
@@ -42,6 +44,10 @@ def tuned_plan(
     skipped = [f"{e.path.name}, line {e.line}: {e.refused}" for _, _, e in entries if e.record is None]
     ranked = _ranked(canonical, key, [(p, k, e.record) for p, k, e in entries if e.record is not None])
     for source, kind, record in ranked:
+        if record.gain <= 1 and source != EXACT:
+            # Its default is not this forest's, whose own estimate knows more of it.
+            skipped.append(f"{record.model}: no plan was faster there than the default")
+            break
         what = f"tuned on {source}, {record.gain:.2f} times as fast as the default there ({record.date})"
         try:
             plan = plan_of(canonical, record.plan, what)
@@ -68,9 +74,7 @@ def _ranked(
         apart = 0.0 if exact else distance(shape, record.shape)
         if apart is None:
             continue
-        source = (
-            "this model" if exact else "a model of its shape class" if apart == 0 else "a model of a near shape class"
-        )
+        source = EXACT if exact else "a model of its shape class" if apart == 0 else "a model of a near shape class"
         rank = (not exact, apart, place, record.target.cores != key.cores, -record.gain, _newest_first(record))
         ranked.append((rank, source, kind, record))
     ranked.sort(key=lambda entry: entry[0])
