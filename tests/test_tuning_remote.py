@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -154,6 +155,25 @@ def test_a_candidate_that_crashes_its_session_costs_itself_only(tracker, forest,
         until(lambda: remote.devices(tracker, "fragile"))
         result = quick(forest, tmp_path, tracker, "fragile", timeout=20.0)
     assert [t["status"] for t in result.trials] == ["ok", "crashed", "ok"]
+
+
+def test_a_worker_tells_a_lost_device_from_a_wrong_candidate(forest, tmp_path):
+    """As the process that it is in a job: its own module must not be another one than that which `remote` imports."""
+    task_of(forest, tmp_path / "work")
+    program = (
+        "import runpy, sys; from woodpecker.tuning import remote, worker\n"
+        "def lost(*_): raise worker.DeviceLostError('the session ended')\n"
+        "remote.rpc_device = lambda *_: lambda plans: lost()\n"
+        "sys.argv[1:] = [sys.argv[1], str(4 << 30), '127.0.0.1:9', 'board', '9']\n"
+        "runpy.run_module('woodpecker.tuning.worker', run_name='__main__', alter_sys=False)\n"
+    )
+    asked = json.dumps({"do": "measure", "plan": [], "best": {}}) + "\n"
+    command = [sys.executable, "-W", "ignore", "-c", program, tmp_path / "work"]
+    done = subprocess.run(list(map(str, command)), input=asked, capture_output=True, text=True, check=False)
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        {"ready": True},
+        {"status": "lost", "message": "the session ended"},
+    ], done.stderr
 
 
 @on_qemu

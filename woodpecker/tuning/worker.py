@@ -230,4 +230,7 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    # As a module of its own name: `remote` raises that one's DeviceLostError, and this file's would be another class.
+    from woodpecker.tuning import worker  # noqa: PLW0406
+
+    worker.main(sys.argv[1:])
