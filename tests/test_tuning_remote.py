@@ -19,7 +19,7 @@ import pytest
 import woodpecker as wp
 from woodpecker.errors import InputError, TargetError
 from woodpecker.runtime import candidates
-from woodpecker.tuning import candidate, offline, records, remote, search, space, store, worker
+from woodpecker.tuning import candidate, offline, records, remote, search, space, store, task, worker
 from woodpecker.tuning import job as jobs
 
 from .gallery import grown
@@ -121,7 +121,7 @@ def task_of(forest, folder):
     job = jobs.new_job(forest, "llvm", 3, None, (1, 64), 0, folder, float("nan"), None, remote=True)
     with store.locked(folder):
         jobs.prepare(job)
-    return worker.load_task(folder)
+    return task.load_task(folder)
 
 
 def test_a_candidate_is_checked_and_timed_on_the_device(tracker, forest, tmp_path):
@@ -161,8 +161,8 @@ def test_a_worker_tells_a_lost_device_from_a_wrong_candidate(forest, tmp_path):
     """As the process that it is in a job: its own module must not be another one than that which `remote` imports."""
     task_of(forest, tmp_path / "work")
     program = (
-        "import runpy, sys; from woodpecker.tuning import remote, worker\n"
-        "def lost(*_): raise worker.DeviceLostError('the session ended')\n"
+        "import runpy, sys; from woodpecker.tuning import remote, task\n"
+        "def lost(*_): raise task.DeviceLostError('the session ended')\n"
         "remote.rpc_device = lambda *_: lambda plans: lost()\n"
         "sys.argv[1:] = [sys.argv[1], str(4 << 30), '127.0.0.1:9', 'board', '9']\n"
         "runpy.run_module('woodpecker.tuning.worker', run_name='__main__', alter_sys=False)\n"
@@ -177,16 +177,17 @@ def test_a_worker_tells_a_lost_device_from_a_wrong_candidate(forest, tmp_path):
 
 
 @on_qemu
-def test_an_aarch64_server(tracker, forest, tmp_path):
+def test_an_aarch64_server(tracker, forest, tmp_path, monkeypatch):
     """What `woodpecker device serve` does, in an aarch64 Python: candidates are compiled here, and run there."""
     port = free_port()
     serve = f"from woodpecker.tuning import remote; remote.serve({tracker!r}, 'arm', '127.0.0.1', {port}, {port + 3})"
+    # Few rows walk in both plans: emulation makes vectors so slow that others may rightly be given up as too slow.
+    walk = space.single("tree_traversal", {"interleave": 2})
+    monkeypatch.setattr(search, "next_plan", lambda what, trials, *_: (what.default, walk, None)[len(trials)])
     with running(serve, program=(PYTHON, "-c"), path=str(FOLDER / "tvm")):
         until(lambda: remote.devices(tracker, "arm"), 240.0)
         result = quick(forest, tmp_path, tracker, "arm", trials=2, target="aarch64", timeout=180.0)
-    # Emulation may make any candidate 16 times as slow as another one, but not wrong and not lost.
-    status = [t["status"] for t in result.trials]
-    assert status[0] == "ok" and set(status) <= {"ok", "slow"}, [t.get("message") for t in result.trials]
+    assert [t["status"] for t in result.trials] == ["ok"] * 2, [t.get("message") for t in result.trials]
     assert result.record.target.machine == "aarch64"
     model = wp.compile(forest, target="aarch64", tuning_logs=tmp_path / "logs")
     assert model.inspect()["tuning"]["from"] == "this model"

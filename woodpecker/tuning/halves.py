@@ -155,9 +155,8 @@ def _plans(job: Job, measured: Sequence[Mapping[str, Any]], pending: list[PlanSt
     found: list[PlanSteps] = []
     seen = {candidates.key(plan) for plan in pending} | {candidates.key(t["plan"]) for t in measured}
     while len(found) < job.search.trials:
-        plan = next(
-            (p for join in (False, True) if (p := search.next_plan(what, measured, [*pending, *found], join))), None
-        )
+        known = [*pending, *found]
+        plan = search.next_plan(what, measured, known) or search.next_plan(what, measured, known, join=True)
         if plan is None:
             break
         completed = None

@@ -28,7 +28,7 @@ from ..runtime import measure
 from ..targets import import_tvm
 from . import candidate
 from .candidate import SYMBOL, Code
-from .worker import Device, DeviceLostError, Open, Task, scores_of
+from .task import Device, DeviceLostError, Open, Task, scores_of
 
 CONNECT_SECONDS = 5.0
 PLACES = 4

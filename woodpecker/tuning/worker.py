@@ -14,8 +14,6 @@ import os
 import resource
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,64 +21,19 @@ import numpy as np
 
 from .. import reference
 from ..errors import WoodpeckerError
-from ..layout import Layout
 from ..manifest import ENTRIES
-from ..predicates import Canonical, canonicalise
 from ..relay_ops import tree_traversal
-from ..relay_ops.plan import Step, plan_of
-from ..runtime import candidates, measure, strict_json
+from ..relay_ops.plan import plan_of
+from ..runtime import candidates, measure
 from ..runtime.files import atomic_path
-from ..schedules.cpu import tables_of
-from ..targets import CpuTarget, resolve
+from ..targets import resolve
 from . import candidate, store
 from .candidate import SYMBOL, Code, code_of
+from .task import Device, DeviceLostError, Open, Task, load_task, scores_of
 
 ORACLE_STEPS = 2e7
 """Steps of rows through trees that the interpreter is given: a few seconds."""
 MEASURE_ROUNDS = 5
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a worker holds: the model, the rows, and where they are."""
-
-    folder: Path
-    canonical: Canonical
-    tables: Callable[[Step], Layout]
-    where: CpuTarget
-    X: np.ndarray
-    n_rows: int
-    batches: tuple[int, ...]
-
-    @property
-    def entry(self) -> str:
-        return "raw_f32" if self.X.dtype == np.float32 else "raw_f64"
-
-    @property
-    def wanted(self) -> np.ndarray:
-        loaded: np.ndarray = np.load(self.folder / candidates.WANTED, allow_pickle=False)
-        return loaded
-
-
-Open = Callable[[Task, Code, str, np.ndarray], tuple[measure.Compute, measure.Clock]]
-"""(task, code, entry, rows) -> a candidate's entry on a device."""
-Device = Callable[[float], AbstractContextManager[Open]]
-"""A device for the time of a job, which may take this many times as long as one candidate."""
-
-
-class DeviceLostError(Exception):
-    """The device went away: it says nothing about the candidate."""
-
-
-def load_task(folder: Path) -> Task:
-    """The task of a work folder."""
-    settings = strict_json.read(folder / store.TASK)
-    where = store.resolved_target(settings)
-    forest = store.load_forest(folder / store.FOREST)
-    X = np.load(folder / candidates.ROWS, allow_pickle=False)
-    canonical = canonicalise(forest)
-    tables = tables_of(canonical)
-    return Task(folder, canonical, tables, where, X, settings["n_rows"], tuple(settings["batches"]))
 
 
 def limit_memory(extra: int) -> None:
@@ -120,14 +73,6 @@ def in_process(task: Task, code: Code, entry: str, X: np.ndarray) -> tuple[measu
     out = scores_of(task, entry, len(X))
     run = measure.bind(function, X, out, code.scratch_bytes, code.blob)
     return measure.compute_of(run, out), measure.clock_of(run)
-
-
-def scores_of(task: Task, entry: str, n: int) -> np.ndarray:
-    """An array for what an entry computes of n rows."""
-    forest = task.canonical.forest
-    if entry.startswith("raw"):
-        return np.empty((n, forest.n_outputs), forest.values.dtype)
-    return np.empty((n, forest.n_trees), np.int32)
 
 
 def _prepare(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
@@ -230,7 +175,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    # As a module of its own name: `remote` raises that one's DeviceLostError, and this file's would be another class.
-    from woodpecker.tuning import worker  # noqa: PLW0406
-
-    worker.main(sys.argv[1:])
+    main(sys.argv[1:])
