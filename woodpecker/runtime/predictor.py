@@ -111,10 +111,12 @@ class Predictor(CompiledModel):
         X, got = heads()
         want = np.empty_like(got)
         self._call(f"{kind}_f{8 * X.itemsize}", X, want, on_cpu=True)
-        if not _same_bits(got, want):
+        from .measure import difference
+
+        if wrong := difference(_plain_nans(got), _plain_nans(want)):
             raise TargetError(
-                f"the GPU computes other numbers than the CPU (kernel {kernel}, {len(X)} rows compared): load the "
-                "model with device='cpu', and report this"
+                f"the GPU computes other numbers than the CPU (kernel {kernel}, {len(X)} rows compared): {wrong}; load "
+                "the model with device='cpu', and report this"
             )
         self._compared.add(kernel)
 
@@ -224,13 +226,9 @@ class Predictor(CompiledModel):
         return np.ndarray(shape, dtype, buffer=out)
 
 
-def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
-    """But for what NaNs carry, which arithmetic does not keep."""
-    numbers = a.dtype.kind != "f" or not (np.isnan(a) | np.isnan(b)).any()
-    if numbers:
-        return a.tobytes() == b.tobytes()
-    known = ~np.isnan(a)
-    return bool((known == ~np.isnan(b)).all()) and a[known].tobytes() == b[known].tobytes()
+def _plain_nans(a: np.ndarray) -> np.ndarray:
+    """Without what NaNs carry, which arithmetic does not keep."""
+    return a if a.dtype.kind != "f" else np.where(np.isnan(a), a.dtype.type(np.nan), a)
 
 
 def _writable_alias(X: np.ndarray) -> np.ndarray:
