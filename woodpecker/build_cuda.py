@@ -65,9 +65,11 @@ def prepare(
     return Prepared(layout, found, launches, pack([directory(layout, found)], {}))
 
 
-def kernels(found: Signature, entries: Sequence[str] = cuda.ENTRIES) -> dict[str, tvm.tirx.PrimFunc]:
+def kernels(
+    found: Signature, entries: Sequence[str] = cuda.ENTRIES, first_directory: int = 0
+) -> dict[str, tvm.tirx.PrimFunc]:
     """entry -> its kernel, under that name."""
-    return {entry: cuda.kernel(found, entry, entry) for entry in entries}
+    return {entry: cuda.kernel(found, entry, entry, first_directory) for entry in entries}
 
 
 def source(kernels: Mapping[str, tvm.tirx.PrimFunc], arch: str) -> str:

@@ -23,7 +23,7 @@ from .relay_ops.plan import Step
 from .runtime.cuda import Code
 from .runtime.format import Directory
 from .runtime.threads import available_cpus
-from .schedules import cuda, cuda_plan
+from .schedules import cuda_plan
 from .targets_cuda import CudaTarget
 
 COMPRESSION = 6
@@ -98,8 +98,7 @@ def make(canonical: Canonical, target: CudaTarget, step: Step, first_directory: 
 @functools.lru_cache(maxsize=64)
 def _codes(found: Signature, first_directory: int, archs: tuple[str, ...]) -> tuple[Code, ...]:
     """A cubin for each architecture, and PTX of the oldest, which the driver compiles for all that have no cubin."""
-    made = {entry: cuda.kernel(found, entry, entry, first_directory) for entry in cuda.ENTRIES}
-    text = build_cuda.source(made, archs[0])
+    text = build_cuda.source(build_cuda.kernels(found, first_directory=first_directory), archs[0])
     wanted = [*((arch, "cubin") for arch in archs), (archs[0], "ptx")]
     # NVRTC takes a second or two for each, outside of Python's lock.
     with ThreadPoolExecutor(min(len(wanted), available_cpus())) as pool:
