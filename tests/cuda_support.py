@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import hashlib
 import re
 import shutil
@@ -20,17 +21,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+import woodpecker as wp
 from woodpecker import build_cuda, levels_cuda
 from woodpecker.build_cuda import kernels, prepare, source
 from woodpecker.errors import MissingExtraError
-from woodpecker.forest import Forest
+from woodpecker.forest import Forest, Method
 from woodpecker.layout import Layout, Signature
 from woodpecker.predicates import canonicalise
+from woodpecker.runtime import cuda_driver
 from woodpecker.runtime.cuda import Code, Launch
 from woodpecker.runtime.format import aligned
 from woodpecker.schedules import cuda
 
+from .gallery import ALONE, FORESTS
+
 ARCH = "sm_90"
+ARCHS = "cuda -arch=sm_80,sm_90"
 EMULATOR = Path(__file__).parent / "c" / "emulate.h"
 ORDERS = (False, True)
 """Of the threads of a block: forwards, backwards."""
@@ -161,3 +167,28 @@ def run(
     assert wrong == 0, f"{entry}: {wrong}"
     assert (out[:, width:] == -77).all(), f"{entry} writes beyond its columns"
     return out[:, :width]
+
+
+@contextlib.contextmanager
+def emulated_gpu(folder: Path) -> Iterator[Path]:
+    """`compile` and `load` for a GPU that the fake driver, which this yields, emulates."""
+    fake = fake_driver(folder)
+    with emulated_build(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda_driver, "LIBRARY", str(fake))
+        yield fake
+        gc.collect()  # what is freed later would be freed by another driver
+
+
+def three_classes() -> Forest:
+    """Three classes, with links and labels."""
+    methods = {
+        "predict": Method("label", "xgb_softmax"),
+        "predict_proba": Method("proba", "xgb_softmax"),
+    }
+    return FORESTS["outputs"]().replace(methods=methods, classes=(np.array(["a", "b", "c"]),))
+
+
+def compiled(forest: Forest, target: Any = ARCHS, **given: Any) -> wp.Predictor:
+    """Options of the CPU's walk that are compiled fast."""
+    given = given or dict(strategy="perfect_tree_traversal")
+    return wp.compile(forest, target=target, **ALONE[given["strategy"]], **given)

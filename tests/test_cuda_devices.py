@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import sys
 import types
 from collections.abc import Iterator
@@ -16,10 +15,9 @@ import woodpecker as wp
 from woodpecker import reference
 from woodpecker.errors import InputError
 from woodpecker.forest import Method
-from woodpecker.runtime import cuda_driver
 
 from . import cupy_like
-from .cuda_support import emulated_build, fake_driver
+from .cuda_support import emulated_gpu
 from .gallery import ALONE, FORESTS, rows
 from .support import assert_bits_equal
 
@@ -29,13 +27,10 @@ ELSEWHERE = 3
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cuda")
     forest = FORESTS["outputs"]().replace(methods={"predict_proba": Method("proba", "xgb_softmax")})
     walk = dict(strategy="perfect_tree_traversal", **ALONE["perfect_tree_traversal"])
-    with emulated_build(folder), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda_driver, "LIBRARY", str(fake_driver(folder)))
+    with emulated_gpu(tmp_path_factory.mktemp("cuda")):
         yield forest, wp.compile(forest, target="cuda -arch=sm_90", **walk)
-        gc.collect()
 
 
 @pytest.fixture
