@@ -18,6 +18,7 @@ from woodpecker.errors import InputError
 from woodpecker.forest import Forest, Method
 from woodpecker.runtime import threads
 
+from . import c_support
 from .gallery import FORESTS, NAMES, compiled, grown, rows
 from .support import assert_bits_equal
 
@@ -157,6 +158,12 @@ def test_children_of_a_process_that_loaded(saved, expected, method, tmp_path):
     command = [sys.executable, "-W", "ignore", "program.py", saved, "X.npy", "raw.npy", method]
     done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_tasks_take_rows_until_none_is_left(tmp_path):
+    program = c_support.make(c_support.SOURCES / "shares.c", tmp_path / "shares", "-DWP_SHARED", "-Wno-unused-function")
+    done = subprocess.run([program], check=False, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "ok\n", done.stdout
 
 
 def test_threads_pay_only_for_work():

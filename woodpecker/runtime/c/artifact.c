@@ -203,6 +203,7 @@ typedef struct {
   char* out;
   char* scratch;
   uint64_t task_bytes;
+  wp_rows* shared;
 } wp_job;
 
 /* Run an entry over `rows` rows from X to out. */
@@ -295,15 +296,9 @@ static int wp_run_method(const wp_job* job, int64_t begin, int64_t end, char* sc
   return WP_OK;
 }
 
-static int wp_run_job(const void* data, int task, int tasks) {
-  const wp_job* job = data;
-  const wp_kernel* kernel = &job->kernels[job->entry];
-  int64_t blocks = (job->rows + kernel->row_block - 1) / kernel->row_block;
-  int64_t share = (blocks + tasks - 1) / tasks * kernel->row_block;
-  int64_t begin = task * share, end = begin + share < job->rows ? begin + share : job->rows;
-  char* scratch = job->scratch + (uint64_t)task * job->task_bytes;
-  if (begin >= end) return WP_OK;
+static int wp_run_range(const wp_job* job, int64_t begin, int64_t end, char* scratch) {
   if (job->method) return wp_run_method(job, begin, end, scratch);
+  const wp_kernel* kernel = &job->kernels[job->entry];
   int apply = job->entry >= WP_APPLY_F32;
   wp_dtype out_type = {apply ? WP_DL_INT : WP_DL_FLOAT, apply ? 32 : 8 * sizeof(wp_real), 1};
   wp_dtype x_type = {WP_DL_FLOAT, job->x_type == WP_FLOAT32 ? 32 : 64, 1};
@@ -311,6 +306,15 @@ static int wp_run_job(const void* data, int task, int tasks) {
   const char* X = job->X + (size_t)begin * (size_t)job->row_stride * (x_type.bits / 8u);
   char* out = job->out + (size_t)begin * (size_t)width * (out_type.bits / 8u);
   return wp_run_entry(kernel, x_type, X, end - begin, WP_N_FEATURES, job->row_stride, out_type, out, width, scratch);
+}
+
+static int wp_run_job(const void* data, int task, int tasks) {
+  const wp_job* job = data;
+  char* scratch = job->scratch + (uint64_t)task * job->task_bytes;
+  int failed = WP_OK;
+  for (int64_t begin, end; !failed && wp_take_rows(job->shared, tasks, &begin, &end);)
+    failed = wp_run_range(job, begin, end, scratch);
+  return failed;
 }
 
 static int32_t wp_predict(int32_t what, int32_t x_type, const void* X, int64_t rows, int64_t row_stride, void* out,
@@ -335,6 +339,9 @@ static int32_t wp_predict(int32_t what, int32_t x_type, const void* X, int64_t r
   if (scratch_bytes < wp_scratch_bytes(threads)) return WP_ERROR_SCRATCH_SIZE;
   const wp_kernel* kernels = &wp_kernels[level * WP_N_ENTRIES];
   int32_t entry = (what == WP_APPLY ? WP_APPLY_F32 : WP_RAW_F32) + (x_type == WP_FLOAT64);
+  int64_t blocks = (rows + kernels->row_block - 1) / kernels->row_block;
+  int tasks = threads < blocks ? threads : (int)blocks;
+  wp_rows shared = wp_share_rows(0, rows, kernels->row_block, tasks, 0);
   wp_job job = {
       .kernels = kernels,
       .method = what < 0 ? 0 : &wp_recipes[what],
@@ -346,9 +353,9 @@ static int32_t wp_predict(int32_t what, int32_t x_type, const void* X, int64_t r
       .out = out,
       .scratch = (char*)scratch + (64 - (uintptr_t)scratch % 64) % 64,
       .task_bytes = wp_task_bytes(kernels),
+      .shared = &shared,
   };
-  int64_t blocks = (rows + kernels->row_block - 1) / kernels->row_block;
-  return wp_run_parallel(wp_run_job, &job, threads < blocks ? threads : (int)blocks);
+  return wp_run_parallel(wp_run_job, &job, tasks);
 }
 
 static const wp_model wp_the_model = {

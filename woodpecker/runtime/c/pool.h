@@ -19,6 +19,34 @@ static int wp_run_all(wp_task run, const void* job, int tasks) {
   return failed;
 }
 
+/* Rows that tasks take from until none is left: a task on a faster core takes more. */
+typedef struct {
+  int64_t next, end; /* next: the first row that nobody has taken yet */
+  int64_t block;     /* rows are taken in whole blocks */
+  int64_t least;     /* blocks that a task takes at least */
+} wp_rows;
+
+static wp_rows wp_share_rows(int64_t begin, int64_t end, int64_t block, int tasks, int equal) {
+  int64_t blocks = (end - begin + block - 1) / block, least = equal ? (blocks + tasks - 1) / tasks : blocks / 16 / tasks;
+  return (wp_rows){begin, end, block, least > 1 ? least : 1};
+}
+
+/* Take rows [*begin, *end): half of the task's share of what is left, so that few are left for the last to wait for.
+ * (Polychronopoulos and Kuck, "Guided Self-Scheduling", 1987.) Returns 0 if there are none. */
+static int wp_take_rows(wp_rows* rows, int tasks, int64_t* begin, int64_t* end) {
+  int64_t first = __atomic_load_n(&rows->next, __ATOMIC_RELAXED), last;
+  do {
+    if (first >= rows->end) return 0;
+    int64_t left = (rows->end - first + rows->block - 1) / rows->block;
+    int64_t take = tasks == 1 ? left : left / (2 * (int64_t)tasks);
+    if (take < rows->least) take = rows->least < left ? rows->least : left;
+    last = take == left ? rows->end : first + take * rows->block;
+  } while (!__atomic_compare_exchange_n(&rows->next, &first, last, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+  *begin = first;
+  *end = last;
+  return 1;
+}
+
 #ifdef __wasm__ /* no threads */
 
 static int wp_run_parallel(wp_task run, const void* job, int tasks) { return wp_run_all(run, job, tasks); }
