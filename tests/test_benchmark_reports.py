@@ -90,7 +90,8 @@ def test_regret_report_tells_noise_from_a_wrong_choice() -> None:
 
 def threads_results() -> dict[str, Any]:
     times = {"1": [10.0, 20.0], "2": [5.0, 10.0]}
-    cell = {"status": "ok", "reason": None, "about": {}, "strategy": "walk", "batches": {"64": {"ns_per_row": times}}}
+    batches = {"64": {"ns_per_row": times, "apart": {"2": [6.0, 12.0]}}}
+    cell = {"status": "ok", "reason": None, "about": {}, "strategy": "walk", "batches": batches}
     cell |= {"cpus_used": {"1": 1.0, "2": 1.7}, "load_average": 3.0}
     return results("threads", (64,), one=cell)
 
@@ -180,7 +181,9 @@ ALL = (
 
 
 def test_reports_show_the_figures() -> None:
-    assert "| one   |     walk |   64 |               15.0 |     2.00x |" in command.render(threads_results())
+    assert "| one   |     walk |   64 |               15.0 |     2.00x |           1.67x |" in command.render(
+        threads_results()
+    )
     assert "CPUs used, by number of threads: 1.00 by 1, 1.70 by 2; load average 3.0" in command.render(
         threads_results()
     )

@@ -1,24 +1,33 @@
-"""Large batches on one thread, two, and so on, up to the CPUs that this process may use."""
+"""Large batches on one thread, two, and so on, up to the CPUs that this process may use.
+
+Beside n threads of one call there are n calls on one thread each, at the same time, with a share of the rows each: what
+the machine gives to that many threads that have nothing to do with one another, other users and shared caches included.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..check import unequal_bits
-from ..contestants import NO_LOGS, own_model
+from ..contestants import NO_LOGS, Predict, own_model
 from ..report import ABSENT, number, table
-from ..shapes import Info, Shape, open_pool, pool_rows
+from ..shapes import Info, Pool, Shape, open_pool, pool_rows
 from ..stats import median, ratio
 from ..worker import Reply, time_calls
 from .runner import Cell, Settings, timed, with_notes
 from .timing import library_check, take_turns
 
 BATCHES = (1024, 10_000, 100_000)
+APART = " calls"
+"""After a number: so many calls at once."""
 
 
 def cells(shapes: Iterable[Shape], settings: Settings, most: int) -> list[Cell]:
@@ -41,8 +50,8 @@ def measure(output: str, settings: dict[str, Any], info: dict[str, Any], most: i
     """One model: save it compiled with `auto`, load it once for each number of threads, and time them in turns.
 
     Returns:
-        "batches": rows -> "ns_per_row": number of threads -> one number a round; "cpus_used": number of threads -> CPU
-        seconds per second, at the largest batch; "load_average".
+        "batches": rows -> "ns_per_row": number of threads -> one number a round, "apart": the same for so many calls;
+        "cpus_used": number of threads -> CPU seconds per second, at the largest batch; "load_average".
     """
     import woodpecker as wp
 
@@ -59,16 +68,37 @@ def measure(output: str, settings: dict[str, Any], info: dict[str, Any], most: i
             found = found or unequal_bits(one.predict_raw(largest), alone, f"raw scores on {n} threads")
         if found:
             return {"status": "wrong", "reason": found}
-        programs = {n: (one.predict_raw, pool) for n, one in loaded.items()}
+        programs: dict[str, tuple[Predict, Pool]] = {n: (one.predict_raw, pool) for n, one in loaded.items()}
         # CPU time adds threads up; what counts here is the time on the wall.
         wall = replace(limits, clock="wall")
-        batches = {str(b): {"ns_per_row": take_turns(programs, b, wall, ("1",))} for b in limits.batches}
+        with ThreadPoolExecutor(most) as callers:
+            own = [wp.load(path, num_threads=1).predict_raw for _ in range(most)]
+            programs |= {n + APART: (_at_once(callers, own[: int(n)]), pool) for n in loaded if n != "1"}
+            batches = {str(b): _split(take_turns(programs, b, wall, ("1",))) for b in limits.batches}
         used = {}
         for n, one in loaded.items():
             reply = time_calls(one.predict_raw, pool, max(limits.batches), limits.turn_seconds, 0, 1e6)
             used[n] = round(reply["cpu_ns"] / max(reply["wall_ns"], 1), 2)
     noise = {"cpus_used": used, "load_average": round(os.getloadavg()[0], 2)}
     return {"strategy": loaded["1"].strategy, "batches": batches, **noise}
+
+
+def _at_once(callers: ThreadPoolExecutor, predict: Sequence[Predict]) -> Predict:
+    """Calls at the same time, each with its share of the rows."""
+
+    def call(X: Any) -> Any:
+        shares = np.array_split(X, len(predict))
+        return list(callers.map(lambda one, share: one(share), predict, shares))
+
+    return call
+
+
+def _split(times: Mapping[str, list[float]]) -> dict[str, dict[str, list[float]]]:
+    apart = {n: values for n, values in times.items() if n.endswith(APART)}
+    return {
+        "ns_per_row": {n: values for n, values in times.items() if n not in apart},
+        "apart": {n.removesuffix(APART): values for n, values in apart.items()},
+    }
 
 
 def speed_up(times: Mapping[str, list[float]], n: str) -> float | None:
@@ -86,15 +116,19 @@ def render(results: Mapping[str, Any]) -> list[str]:
     for key, cell in done.items():
         for batch, one in cell["batches"].items():
             times = one["ns_per_row"]
-            ups = [speed_up(times, n) for n in counts if n != "1"]
+            both = (times, {"1": times["1"], **one["apart"]})
+            ups = [speed_up(some, n) for n in counts if n != "1" for some in both]
             shown = (ABSENT if up is None else f"{up:.2f}x" for up in ups)
             rows.append((key, cell["strategy"], f"{int(batch):,}", number(median(times["1"])), *shown))
         used = ", ".join(f"{cpus:.2f} by {n}" for n, cpus in cell["cpus_used"].items())
         notes.append(f"- {key}: CPUs used, by number of threads: {used}; load average {cell['load_average']:.1f}")
-    head = ("model", "strategy", "rows", "ns/row on 1 thread", *(f"{n} threads" for n in counts if n != "1"))
+    more = [f"{n} {what}" for n in counts if n != "1" for what in ("threads", "calls at once")]
+    head = ("model", "strategy", "rows", "ns/row on 1 thread", *more)
     about = (
-        "Whole calls, time on the wall; speed-up against one thread. Where fewer CPUs were used than there were "
-        "threads, others had them, and the speed-up tells of the machine's load."
+        "Whole calls, time on the wall; speed-up against one thread. Calls at once: as many Python threads, each "
+        "calling on one thread with its share of the rows; they cost some 100 µs to start, and at large batches show "
+        "what the machine gives to that many threads. Where fewer CPUs were used than there were threads, others had "
+        "them, and the speed-up tells of the machine's load."
     )
     lines = [about, "", *table(head, rows)]
     return with_notes(lines, notes)
