@@ -72,6 +72,7 @@ CASES = {
     "bitslice": (plain, "bitslice", {"min_rows": 1}, "raw_f32"),
     "bitslice_avx512": (ranked, "bitslice", {"min_rows": 1}, "raw_f32", AVX512),
     "bitslice_neon": (ranked, "bitslice", {"min_rows": 1}, "raw_f32", ("neon",)),
+    "bitslice_categories": (categories, "bitslice", {"min_rows": 1}, "raw_f32", ("avx2",)),
     "bitslice_circuit": (uneven, "bitslice", {"min_rows": 1}, "apply_f32", ("avx2",)),
     "terms": (plain, "tree_traversal", {"interleave": 1, "trees": 2}, "terms_f32"),
     "total": (plain, "tree_traversal", {"interleave": 1, "trees": 2}, "total"),

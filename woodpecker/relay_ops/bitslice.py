@@ -24,7 +24,7 @@ import numpy as np
 from ..forest import LEAF, tree_leaves
 from ..layout import Layout
 from ..predicates import Canonical
-from . import category_sets, numbered
+from . import category_sets, numbered, set_masks
 from .circuit import FIRST, MAX_ROWS, ZEROS, circuit, operations
 from .options import Option, no_power_of_two
 from .perfect_tree_traversal import heap
@@ -157,7 +157,7 @@ def perfect(canonical: Canonical) -> int:
     return depth if PADDED_NS * canonical.forest.n_trees * 2.0**depth <= OPERATION_NS * operations(canonical) else 0
 
 
-def _predicates(canonical: Canonical) -> np.ndarray:
+def _predicates(canonical: Canonical, places: set_masks.Slots) -> np.ndarray:
     """(N,) int64: the mask row, from the first predicate's, of each inner node's test; meaningless at leaves."""
     cut = pieces(canonical)
     # From a bound to its row: rows run ahead of bounds by one for each ranked piece before.
@@ -166,7 +166,7 @@ def _predicates(canonical: Canonical) -> np.ndarray:
     words = np.unique(canonical.node_bitset[categorical])
     numeric = np.where(categorical, 0, canonical.node_bound)
     predicate = numeric + (ahead[numeric] if len(ahead) else 0)
-    predicate[categorical] = cut.row[-1] + np.searchsorted(words, canonical.node_bitset[categorical])
+    predicate[categorical] = cut.row[-1] + places.row[np.searchsorted(words, canonical.node_bitset[categorical])]
     return predicate
 
 
@@ -189,9 +189,13 @@ class Pieces:
 
 def pieces(canonical: Canonical) -> Pieces:
     columns = canonical.columns
-    offset = columns.bound_offset[: columns.n_numeric + 1].astype(np.int64)
+    return _cut(columns.bound_offset[: columns.n_numeric + 1].astype(np.int64))
+
+
+def _cut(offset: np.ndarray) -> Pieces:
+    """The pieces of columns by the first bound of each, and the end."""
     of_column = np.concatenate([[0], np.cumsum(-(-np.diff(offset) // RANKS))])
-    column = np.repeat(np.arange(columns.n_numeric), np.diff(of_column))
+    column = np.repeat(np.arange(len(offset) - 1), np.diff(of_column))
     first = offset[column] + RANKS * (np.arange(of_column[-1]) - of_column[column])
     bound = np.append(first, offset[-1])
     ranked = np.diff(bound) >= MIN_RANKED
@@ -216,52 +220,68 @@ def _n_sets(canonical: Canonical) -> int:
 def prepare(canonical: Canonical, options: Mapping[str, int]) -> tuple[Layout, np.ndarray]:
     """Bounds of the predicates, and the circuits; positions (T * 2**bits,)."""
     columns = canonical.columns
-    numeric = int(columns.bound_offset[columns.n_numeric])
-    cut = pieces(canonical)
+    places = set_masks.slots(canonical)
+    predicates = _predicates(canonical, places)
     depth = perfect(canonical)
-    trees, positions = _padded(canonical, depth) if depth else _table(canonical)
-    first_predicate = trees.scalars["first_predicate"]
+    trees, positions = _padded(canonical, predicates, depth) if depth else _table(canonical, predicates)
+    numeric, cut = int(columns.bound_offset[columns.n_numeric]), pieces(canonical)
+    first = trees.scalars["first_predicate"]
     tables: dict[str, np.ndarray] = {
         "bound32": columns.bound32[:numeric],
-        "column_piece": cut.of_column.astype(np.int32),
-        "piece_bound": cut.bound.astype(np.int32),
-        "piece_row": cut.row.astype(np.int32),
+        "column_piece": cut.of_column,
+        "piece_bound": cut.bound,
+        "piece_row": first + cut.row,
     }
     if canonical.forest.input_dtype == "float64":
         tables["bound64"] = columns.bound64[:numeric]
-    scalars = {
-        "first_predicate": first_predicate,
-        "n_mask_rows": first_predicate + predicate_rows(canonical),
-    }
+    scalars = {"n_mask_rows": first + int(cut.row[-1]) + places.count}
+    made = Layout(scalars, tables, {}, frozenset())
     if canonical.has_categories:
-        sets = category_sets.members(canonical)
-        used, member = np.unique((sets.column << 32) + sets.rank, return_inverse=True)
-        tables |= {
-            "rank_column": (used >> 32).astype(np.int32),
-            "rank_number": (used & (2**32 - 1)).astype(np.int32),
-            "member_offset": sets.offset.astype(np.int32),
-            "member": member.reshape(-1).astype(np.int32),
-            "set_flip": np.where(sets.of_right, np.uint64(2**64 - 1), np.uint64(0)),
-        }
-        scalars |= {"n_sets": len(sets.of_right), "n_ranks": len(used)}
-        scalars["first_rank"] = scalars["n_mask_rows"]
-        scalars["n_mask_rows"] += len(used)
-    return trees | Layout(scalars, tables, {}, frozenset()), positions
+        made |= _of_sets(canonical, places, made, first + int(cut.row[-1]))
+    whole = {name: made.tables[name].astype(np.int32) for name in ("column_piece", "piece_bound", "piece_row")}
+    return trees | made | Layout({}, whole, {}, frozenset()), positions
 
 
-def _table(canonical: Canonical) -> tuple[Layout, np.ndarray]:
-    found = circuit(canonical, _predicates(canonical), predicate_rows(canonical))
+def _of_sets(canonical: Canonical, places: set_masks.Slots, numeric: Layout, first: int) -> Layout:
+    """What category sets add to the tables of the numeric columns: the categorical columns are columns of bounds too,
+    infinity the last of each, whose missing values exceed it; and what their masks are added up to."""
+    columns, tables = canonical.columns, numeric.tables
+    ranks = columns.bound_offset[columns.n_numeric :].astype(np.int64)
+    cut = _cut(ranks - ranks[0] + np.arange(len(ranks)))
+    begin = numeric.scalars["n_mask_rows"]
+    rows = np.repeat(begin + cut.row[:-1] - cut.bound[:-1], np.diff(cut.bound)) + np.arange(cut.bound[-1])
+    of_column = np.split(rows, cut.bound[cut.of_column[1:-1]])
+    added = set_masks.sums(canonical, places, first, of_column, begin + int(cut.row[-1]))
+    more = {
+        "column_piece": np.append(tables["column_piece"][:-1], tables["column_piece"][-1] + cut.of_column),
+        "piece_bound": np.append(tables["piece_bound"][:-1], tables["piece_bound"][-1] + cut.bound),
+        "piece_row": np.append(tables["piece_row"][:-1], begin + cut.row),
+        "column_fill": np.append(columns.fill[: columns.n_numeric], np.full(len(ranks) - 1, np.nan, np.float32)),
+        "sum_offset": added.offset,
+        "sum_run": added.run,
+        "sum_term": added.term,
+    }
+    for name in ("bound32", "bound64"):
+        if name in tables:
+            own = getattr(columns, name)[ranks[0] : ranks[-1]]
+            more[name] = np.append(tables[name], np.insert(own, ranks[1:] - ranks[0], np.inf))
+    scalars = {"n_numeric": len(columns), "n_mask_rows": begin + int(cut.row[-1]) + added.rows}
+    return Layout(scalars, more, {}, frozenset())
+
+
+def _table(canonical: Canonical, predicates: np.ndarray) -> tuple[Layout, np.ndarray]:
+    found = circuit(canonical, predicates, predicate_rows(canonical))
     tables = {"operation_offset": found.offset.astype(np.int32), "operation": found.operations}
     first = FIRST + found.bits + found.n_temporary
     layout = Layout({"first_predicate": first}, tables, {"bits": found.bits}, frozenset())
     return layout, numbered.positions(canonical, found.number)
 
 
-def _padded(canonical: Canonical, depth: int) -> tuple[Layout, np.ndarray]:
+def _padded(canonical: Canonical, predicates: np.ndarray, depth: int) -> tuple[Layout, np.ndarray]:
     """The trees as perfect heaps of mask rows: the root at 1, the children of i at 2 i and 2 i + 1."""
     first = FIRST + depth + (LOOPED_DEPTH * 2 ** (depth - LOOPED_DEPTH) if depth > LOOPED_DEPTH else 0)
     node, leaves = heap(canonical)
-    rows = np.where(canonical.forest.kind[node] == LEAF, ZEROS, first + _predicates(canonical)[node])
+    rows = np.where(canonical.forest.kind[node] == LEAF, ZEROS, first + predicates[node])
     rows = np.pad(rows, ((0, 0), (1, 0))).astype(np.uint16)
     tables = {"heap_row": rows.reshape(-1)}
     layout = Layout({"first_predicate": first}, tables, {"bits": depth}, frozenset({"perfect"}))

@@ -43,6 +43,12 @@ def total_bits(canonical: Canonical) -> int:
     return int(rank_counts(canonical)[distinct(canonical)[1]].sum())
 
 
+def right(canonical: Canonical, words: np.ndarray, n: int) -> np.ndarray:
+    """(len(words), n) bool: which of a column's n ranks go right, for sets of it by their first bitset words."""
+    bits = canonical.bitset[words[:, None] + np.arange(-(-n // 32))].astype("<u4")
+    return np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little", count=n).astype(bool)
+
+
 def members(canonical: Canonical) -> Members:
     words, column = distinct(canonical)
     ranks = rank_counts(canonical)
@@ -51,10 +57,9 @@ def members(canonical: Canonical) -> Members:
     for c in np.unique(column):
         sets = np.flatnonzero(column == c)
         n = int(ranks[c])
-        bits = canonical.bitset[words[sets, None] + np.arange(-(-n // 32))].astype("<u4")
-        right = np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little", count=n).astype(bool)
-        of_right[sets] = right.sum(1) * 2 <= n
-        owner, rank = np.nonzero(right == of_right[sets, None])
+        goes = right(canonical, words[sets], n)
+        of_right[sets] = goes.sum(1) * 2 <= n
+        owner, rank = np.nonzero(goes == of_right[sets, None])
         owners.append(sets[owner])
         found.append(rank)
     owner = np.concatenate(owners)

@@ -18,7 +18,7 @@ from ..relay_ops.predicate import Expr
 from ..relay_ops.vectors import AVX512
 from . import cpu_bytes, cpu_narrow
 from .cpu_bytes import interleave, shuffled
-from .cpu_masks import heaps, mask_row, spare_rows, words_of
+from .cpu_masks import category_sets, heaps, mask_row, spare_rows, words_of
 from .tir import ITEMSIZE, Frame, Sink, const, register, scratch_view, vector_register
 
 CIRCUIT_WORDS = 4
@@ -142,6 +142,8 @@ def _numbers(frame: Frame, t: Expr) -> list[list[Expr]]:
     GF2P8AFFINEQB with the identity transposes them.
     """
     bits = frame.signature.constant("bits")
+    if "sum_run" in frame.tables:
+        category_sets(frame, t)
     planes = None
     if "perfect" in frame.signature.flags:
         planes = _perfect(frame, t)

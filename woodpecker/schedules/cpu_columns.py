@@ -39,21 +39,22 @@ def squares(canonical: Canonical, layout: Layout, tile: int, features: Collectio
         tile: Columns that are filled together: no square holds columns of two tiles.
         features: CPU features of the target.
     """
-    columns = canonical.columns
     width = 16 if "avx512f" in features else 8
     nothing = Layout({}, {}, {}, frozenset())
     if canonical.forest.n_features < width or "zero_missing" in layout.flags:
         return nothing
-    feature, fill = columns.feature[: columns.n_numeric], columns.fill[: columns.n_numeric].view(np.uint32)
+    n_columns, fills = layout.scalars["n_numeric"], layout.tables["column_fill"]
+    feature, fill = layout.tables["column_feature"][:n_columns], fills[:n_columns].view(np.uint32)
     firsts: list[int] = []
     members: list[np.ndarray] = []
     offsets = [0]
     begin = 0
-    while begin < columns.n_numeric:
+    while begin < n_columns:
         if begin // tile == len(offsets):
             offsets.append(len(firsts))
-        end = min((begin // tile + 1) * tile, begin + width, columns.n_numeric)
+        end = min((begin // tile + 1) * tile, begin + width, n_columns)
         alike = (feature[begin:end] < feature[begin] + width) & (fill[begin:end] == fill[begin])
+        alike &= np.diff(feature[begin:end], prepend=-1) > 0  # columns that were categorical start anew
         end = begin + (int(np.argmin(alike)) if not alike.all() else end - begin)
         first = min(int(feature[begin]), canonical.forest.n_features - width)
         member = np.full(width, -1, np.int32)
@@ -61,13 +62,13 @@ def squares(canonical: Canonical, layout: Layout, tile: int, features: Collectio
         firsts.append(first)
         members.append(member)
         begin = end
-    if columns.n_numeric < MIN_OCCUPANCY * max(len(firsts), 1):
+    if n_columns < MIN_OCCUPANCY * max(len(firsts), 1):
         return nothing
     tables = {
         "square_offset": np.array([*offsets, len(firsts)], np.int32),
         "square_feature": np.array(firsts, np.int32),
         "square_column": np.concatenate(members),
-        "square_fill": columns.fill[[int(m.max()) for m in members]],
+        "square_fill": fills[[int(m.max()) for m in members]],
     }
     return Layout({}, tables, {"square": width}, frozenset({"squares"}))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as TB
 
 from ..layout import Layout
-from ..relay_ops import bitslice, circuit
+from ..relay_ops import bitslice, circuit, set_masks
 from ..relay_ops.predicate import Expr
 from . import cpu_columns, cpu_narrow
 from .tir import Fill, Frame, const, register, scratch_view, vector_register
@@ -20,8 +22,8 @@ MAX_LEVELS, MIN_LEVELS = bitslice.RANKS.bit_length(), bitslice.MIN_RANKED.bit_le
 def heaps(layout: Layout) -> Layout:
     """The float32 bounds of each ranked piece as a search heap of as few levels as hold them: 1 is the root, 2 i and
     2 i + 1 the children of i. What is left of the last level is infinity, which only NaN exceeds."""
-    rows, offset, bound = (layout.tables[name] for name in ("piece_row", "piece_bound", "bound32"))
-    ranked = np.diff(rows) > np.diff(offset)
+    offset, bound = (layout.tables[name] for name in ("piece_bound", "bound32"))
+    ranked = np.diff(offset) >= bitslice.MIN_RANKED
     if not ranked.any():
         return Layout({}, {}, {}, frozenset())
     heaps = np.full((int(ranked.sum()), 256), np.float32(np.inf))
@@ -60,14 +62,12 @@ def masks(frame: Frame, fill: Fill) -> None:
     for a few columns at a time:
         V = their values
         for each of them, for each of its bounds q: M[q] = V[column] <= bound[q]
-    V = the ranks of the categorical columns
-    for each category set q:                        M[q] = the union of the masks of its ranks
     """
     tables = frame.tables
     M = scratch_view(frame, "uint64", frame.extra)
     for row, bits in ((circuit.ZEROS, 0), (circuit.ONES, 2**64 - 1)):
         TB.buffer_store(M, tirx.Broadcast(tirx.const(bits, "uint64"), words_of(frame)), [mask_row(frame, const(row))])
-    first, n_numeric = frame.scalar("first_predicate"), frame.scalar("n_numeric")
+    n_numeric = frame.scalar("n_numeric")
     narrow = cpu_narrow.idioms(frame.signature.flags)
     searched = "heaps" in frame.signature.flags and frame.value_dtype == "float32"
     with TB.serial(0, tirx.truncdiv(n_numeric + const(cpu_columns.TILE - 1), const(cpu_columns.TILE))) as some:
@@ -80,7 +80,7 @@ def masks(frame: Frame, fill: Fill) -> None:
             first_piece = register(bounds[column])
             with TB.serial(0, bounds[column + const(1)] - first_piece) as at:
                 piece = register(first_piece + at)
-                row = register(first + tables["piece_row"][piece])
+                row = register(tables["piece_row"][piece])
                 start = register(tables["piece_bound"][piece])
                 count = register(tables["piece_bound"][piece + const(1)] - start)
                 if searched:
@@ -97,9 +97,6 @@ def masks(frame: Frame, fill: Fill) -> None:
                             _compare(frame, M, column - begin, row, start, count)
                 else:
                     _compare(frame, M, column - begin, row, start, count)
-    if "member" in tables:
-        fill(n_numeric, frame.scalar("n_columns"), True)
-        _category_masks(frame, M, first + tables["piece_row"][tables["column_piece"][n_numeric]])
 
 
 def _word(frame: Frame, chosen: Expr) -> Expr:
@@ -203,26 +200,22 @@ def _masks_of_ranks(frame: Frame, M: Any, row: Expr, count: Expr, levels: Expr) 
             TB.buffer_store(M, above(k) & (M[mask_row(frame, row + k - step)] | clear), [mask_row(frame, row + k)])
 
 
-def _category_masks(frame: Frame, M: Any, first: Expr) -> None:
-    """
-    for each rank i that is in a set:       M[first_rank + i] = V[column] == rank
-    for each category set s:                M[first + s] = the union of its members, or its complement
+def category_sets(frame: Frame, t: Expr) -> None:
+    """The masks of category sets that are made before tree t.
+
+    for each run of tree t, for each of its sums:       M[row] = M[a] ^ M[b] ^ ..
     """
     tables = frame.tables
-    whole = "int32" if frame.value_dtype == "float32" else "int64"
-    first_rank, first_set = frame.scalar("first_rank"), register(first)
-    with TB.serial(0, frame.scalar("n_ranks")) as i:
-        column = register(tables["rank_column"][i] - frame.scalar("n_numeric"))
-        number = tirx.Broadcast(register(tirx.Cast(whole, tables["rank_number"][i])), 64)
-        for g in range(words_of(frame)):
-            values = frame.V[tirx.Ramp(frame.place(column, const(0), const(64 * g)), const(1, "int64"), 64)]
-            word = _word(frame, tirx.reinterpret(f"{whole}x64", values) == number)
-            TB.buffer_store(M, word, [(first_rank + i) * const(words_of(frame)) + const(g)])
-    every = tirx.Ramp(const(0), const(1), words_of(frame))
-    union = TB.alloc_buffer((words_of(frame),), "uint64", scope="global")
-    with TB.serial(0, frame.scalar("n_sets")) as s:
-        TB.buffer_store(union, tirx.Broadcast(const(0, "uint64"), words_of(frame)), [every])
-        with TB.serial(tables["member_offset"][s], tables["member_offset"][s + const(1)]) as m:
-            TB.buffer_store(union, union[every] | M[mask_row(frame, first_rank + tables["member"][m])], [every])
-        flip = tirx.Broadcast(tables["set_flip"][s], words_of(frame))
-        TB.buffer_store(M, union[every] ^ flip, [mask_row(frame, first_set + s)])
+    M = scratch_view(frame, "uint64", frame.extra)
+    first = register(tables["sum_offset"][t])
+    with TB.serial(0, tables["sum_offset"][t + const(1)] - first) as i:
+        run = register((first + i) * const(3))
+        terms, count = register(tables["sum_run"][run]), register(tables["sum_run"][run + const(1)])
+        begin = register(tables["sum_run"][run + const(2)])
+        for n in range(set_masks.LEAST_TERMS, set_masks.TERMS + 1):
+            with TB.If(terms == const(n)), TB.Then(), TB.serial(0, count) as j:
+                at = register(begin + j * const(n + 1))
+                row, *added = (tirx.Cast("int32", tables["sum_term"][at + const(k)]) for k in range(n + 1))
+                TB.buffer_store(
+                    M, functools.reduce(operator.xor, [M[mask_row(frame, a)] for a in added]), [mask_row(frame, row)]
+                )
