@@ -162,16 +162,17 @@ def _runs(some: _Sum) -> Iterator[np.ndarray]:
 
 def _grouped(left: np.ndarray, bound_row: np.ndarray, free: int) -> tuple[tuple[_Sum, ...], _Sum]:
     """Sums that sets share, and those of the sets, from (sets, ranks) "goes left"; ``free``: the first free row."""
-    steps = left[:, :-1] ^ left[:, 1:]
+    steps = left ^ np.pad(left[:, 1:], ((0, 0), (0, 1)))
+    rows = np.append(bound_row, ONES)
     size = min(GROUPS, key=lambda size: _cost(steps, size))
-    owners, terms = [np.flatnonzero(left[:, -1])], [np.full(int(left[:, -1].sum()), ONES)]
+    owners, terms = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     several: list[list[int]] = []
     pairs: list[list[int]] = []
     for begin in range(0, steps.shape[1], size):
         pattern = _patterns(steps, begin, size)
         row = np.full(2**size, -1)
         row[0] = ZEROS
-        bits = bound_row[begin : begin + size]
+        bits = rows[begin : begin + size]
         row[1 << np.arange(len(bits))] = bits
         for p in np.flatnonzero(_shared(np.bincount(pattern, minlength=2**size), size)):
             top = int(p).bit_length() - 1
