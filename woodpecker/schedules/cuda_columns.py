@@ -24,7 +24,10 @@ def fill(frame: Frame, row: Callable[[Expr], Expr]) -> None:
     """Fill V for all rows of the block: ``row`` maps its rows, `Frame.pitch` of them, to rows of X (int64)."""
     n_columns, n_numeric = frame.scalar("n_columns"), frame.scalar("n_numeric")
     if RANKED in frame.signature.flags:
-        _columns(frame, row, const(0), n_columns, _packed_rank)
+        categories = "categories" in frame.signature.flags
+        _columns(frame, row, const(0), n_numeric if categories else n_columns, _packed_rank)
+        if categories:
+            _columns(frame, row, n_numeric, n_columns - n_numeric, _packed_category)
         return
     _columns(frame, row, const(0), n_numeric, _numeric)
     if "categories" in frame.signature.flags:
@@ -43,15 +46,16 @@ def _columns(
 ) -> None:
     """V of ``count`` columns from ``begin`` on."""
     rows, threads = frame.pitch, frame.threads
-    # A lone row has all threads beside each other; else the block has a thread for every row.
+    # A lone row has all threads beside each other; else the block has one, two or four threads for every row.
     width = threads if rows == 1 else TOGETHER
-    steps = tirx.truncdiv(count + const(width - 1), const(width)) * const(width * rows // threads)
+    each = width * rows // threads
+    steps = tirx.truncdiv(count + const(width - 1), const(width)) * const(each)
     with TB.serial(0, steps) as i:
         if rows == 1:
             at, r = i * const(threads) + frame.thread, const(0)
         else:
-            at = (i >> const(2)) * const(width) + (frame.thread & const(width - 1))
-            r = (frame.thread >> const(2)) + (i & const(width - 1)) * const(rows // width)
+            at = (i >> const(each.bit_length() - 1)) * const(width) + (frame.thread & const(width - 1))
+            r = (frame.thread >> const(2)) + (i & const(each - 1)) * const(threads // width)
         with TB.If(at < count), TB.Then():
             column = register(begin + at)
             feature = tirx.Cast("int64", frame.tables["column_feature"][column])
@@ -82,8 +86,20 @@ def _packed_rank(frame: Frame, column: Expr, x: Expr, missing: Expr) -> Expr:
     return cuda_ranks.rank(frame, column, register(_numeric(frame, column, x, missing)))
 
 
+def _packed_category(frame: Frame, column: Expr, x: Expr, missing: Expr) -> Expr:
+    return tirx.Cast(cuda_ranks.dtype_of_ranks(frame), _category(frame, column, x, missing))
+
+
 def _rank(frame: Frame, column: Expr, x: Expr, missing: Expr) -> Expr:
     """The bits of the rank of a category."""
+    rank = _category(frame, column, x, missing)
+    # A register, because the bits of a value are taken through its address.
+    bits = register(tirx.Cast("int64", rank)) if frame.value_dtype == "float64" else rank
+    return tirx.reinterpret(frame.value_dtype, bits)
+
+
+def _category(frame: Frame, column: Expr, x: Expr, missing: Expr) -> Expr:
+    """The rank of a category."""
     tables = frame.tables
     offset = tables["rank_offset"]
     bound = tables["rank_bound32" if frame.value_dtype == "float32" else "rank_bound64"]
@@ -91,7 +107,4 @@ def _rank(frame: Frame, column: Expr, x: Expr, missing: Expr) -> Expr:
     start = register(offset[place])
     size = register(offset[place + const(1)] - start)
     rank = cuda_ranks.below(frame, bound, start, size, x)
-    final = register(tirx.Select(missing, size + const(1), rank))
-    # A register, because the bits of a value are taken through its address.
-    bits = register(tirx.Cast("int64", final)) if frame.value_dtype == "float64" else final
-    return tirx.reinterpret(frame.value_dtype, bits)
+    return register(tirx.Select(missing, size + const(1), rank))
