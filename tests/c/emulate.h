@@ -1,5 +1,6 @@
-/* A GPU's grid on a CPU: runs CUDA C kernels as C++. The threads of a block are coroutines, one after the other;
-   __syncthreads() lets the next one run, so that a kernel which forgets it reads what is not there yet. */
+/* A GPU's grid on a CPU: runs CUDA C kernels as C++. The threads of a block are coroutines, one after the other, each as
+   far as it gets: a barrier of the block or of a warp, or an instruction of a whole warp, lets the next one run, until
+   all have arrived. So a kernel which forgets a barrier reads what is not there yet. */
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -22,50 +23,115 @@ static struct { unsigned x; } blockIdx, threadIdx;
 static uchar *shared_memory;
 
 static const size_t STACK = 64 * 1024, GUARD = 4096;
+static const int WARP = 32;
+enum wait { RUNS, BLOCK, WARP_BARRIER, MMA, FINISHED };
 static ucontext_t scheduler, *contexts;
-static bool *finished;
+static wait *waits; /* for what each thread waits */
 static void (*running)(void);
 
-static void __syncthreads() { swapcontext(&contexts[threadIdx.x], &scheduler); }
+static void wait_for(wait what) {
+    waits[threadIdx.x] = what;
+    swapcontext(&contexts[threadIdx.x], &scheduler);
+}
+
+static void __syncthreads() { wait_for(BLOCK); }
+static void __syncwarp() { wait_for(WARP_BARRIER); }
+
+static inline void wp_load4(unsigned *to, const unsigned *from) {
+    if ((uintptr_t)from % 16 != 0) abort(); /* a GPU faults */
+    memcpy(to, from, 16);
+}
+
+/* prmt.b32, as PTX defines its generic form */
+static inline unsigned wp_permute(unsigned a, unsigned b, unsigned selector) {
+    unsigned char bytes[8], found[4];
+    memcpy(bytes, &a, 4);
+    memcpy(bytes + 4, &b, 4);
+    for (int i = 0; i < 4; i++) {
+        unsigned digit = selector >> 4 * i & 15, byte = bytes[digit & 7];
+        found[i] = digit & 8 ? (byte & 128 ? 255 : 0) : byte;
+    }
+    unsigned d;
+    memcpy(&d, found, 4);
+    return d;
+}
+
+/* mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32, d += a b, with the fragments that PTX documents: byte i of a thread's
+   16 of a, row-major, of its 8 of b, column-major, and its i-th of 4 numbers of d. */
+static signed char matrix_a[32][16][32], matrix_b[32][32][8]; /* of each warp */
+
+static void wp_mma_s8(int *d, const unsigned *a, const unsigned *b) {
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = lane >> 2, in_group = lane & 3;
+    const signed char *bytes = (const signed char *)a;
+    for (int i = 0; i < 16; i++) {
+        int row = i < 4 || (i >= 8 && i < 12) ? group : group + 8;
+        matrix_a[warp][row][in_group * 4 + (i & 3) + (i >= 8 ? 16 : 0)] = bytes[i];
+    }
+    bytes = (const signed char *)b;
+    for (int i = 0; i < 8; i++) matrix_b[warp][in_group * 4 + (i & 3) + (i >= 4 ? 16 : 0)][group] = bytes[i];
+    wait_for(MMA); /* for the fragments of the others */
+    int sums[4];
+    for (int i = 0; i < 4; i++) {
+        sums[i] = d[i];
+        for (int k = 0; k < 32; k++)
+            sums[i] += matrix_a[warp][i < 2 ? group : group + 8][k] * matrix_b[warp][k][in_group * 2 + (i & 1)];
+    }
+    memcpy(d, sums, sizeof sums);
+    wait_for(MMA); /* until they have read these */
+}
 
 static void thread() {
     running();
-    finished[threadIdx.x] = true;
+    waits[threadIdx.x] = FINISHED;
 }
 
-/* Runs `body` for every thread of every block. `backwards`: the last thread of a block first. Returns how many bytes
-   beyond its shared memory it has overwritten, or -1: some threads of a block wait where others have ended. */
+/* Lets those of `count` threads go on, from `first` on, that all wait for the same of two things. */
+static bool release(int first, int count, wait one, wait other) {
+    wait what = waits[first];
+    if (what != one && what != other) return false;
+    for (int t = first; t < first + count; t++)
+        if (waits[t] != what) return false;
+    for (int t = first; t < first + count; t++) waits[t] = RUNS;
+    return true;
+}
+
+/* Runs `body` for every thread of every block, of whole warps. `backwards`: the last thread of a block first. Returns how
+   many bytes beyond its shared memory it has overwritten, or -1: some threads wait for others that wait for something
+   else, or have ended. */
 static int emulate(void (*body)(void), int blocks, int threads, size_t shared_bytes, bool backwards) {
     uchar *stacks = (uchar *)malloc(threads * STACK), *memory = (uchar *)aligned_alloc(64, shared_bytes + GUARD);
     contexts = (ucontext_t *)malloc(threads * sizeof *contexts);
-    finished = (bool *)malloc(threads);
+    waits = (wait *)malloc(threads * sizeof *waits);
     shared_memory = memory;
     running = body;
     int wrong = 0;
     for (int block = 0; block < blocks && wrong == 0; block++) {
         blockIdx.x = block;
         memset(memory, 0xA5, shared_bytes + GUARD);
-        memset(finished, 0, threads);
         for (int t = 0; t < threads; t++) {
             getcontext(&contexts[t]);
             contexts[t].uc_stack.ss_sp = stacks + t * STACK;
             contexts[t].uc_stack.ss_size = STACK;
             contexts[t].uc_link = &scheduler;
             makecontext(&contexts[t], thread, 0);
+            waits[t] = RUNS;
         }
-        for (int ended = 0; ended == 0;) {
+        for (int ended = 0; ended < threads && wrong == 0;) {
             for (int i = 0; i < threads; i++) {
                 threadIdx.x = backwards ? threads - 1 - i : i;
-                swapcontext(&scheduler, &contexts[threadIdx.x]);
+                if (waits[threadIdx.x] == RUNS) swapcontext(&scheduler, &contexts[threadIdx.x]);
             }
-            for (int t = 0; t < threads; t++) ended += finished[t];
-            if (ended != 0 && ended != threads) wrong = -1;
+            bool any = release(0, threads, BLOCK, BLOCK);
+            for (int t = 0; t < threads; t += WARP) any |= release(t, WARP, WARP_BARRIER, MMA);
+            ended = 0;
+            for (int t = 0; t < threads; t++) ended += waits[t] == FINISHED;
+            if (!any && ended < threads) wrong = -1;
         }
         for (size_t i = 0; i < GUARD; i++) wrong += memory[shared_bytes + i] != 0xA5;
     }
     free(stacks);
     free(memory);
     free(contexts);
-    free(finished);
+    free(waits);
     return wrong;
 }
