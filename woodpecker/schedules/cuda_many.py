@@ -68,12 +68,13 @@ def wrong_options(options: Mapping[str, int]) -> str | None:
     return None
 
 
-def tables(canonical: Canonical, strategy: str, own: Callable[[Layout], Layout], drop: Sequence[str]) -> Layout:
-    """The tables of a strategy on the CPU but for those in ``drop``, those of the byte columns, and its own."""
-    layout = tables_of(canonical)(Step(0, strategy, {**_DEFAULTS[strategy]}, "", {}))
+def tables(canonical: Canonical, strategy: str, drop: Sequence[str]) -> tuple[Layout, Layout]:
+    """The tables of a strategy on the CPU; and these but for those in ``drop``, with those of the byte columns."""
+    layout = tables_of(canonical)(Step(0, strategy, _DEFAULTS[strategy], "", {}))
     gone = (*drop, *cuda_bytes.UNUSED)
     kept = {name: table for name, table in layout.tables.items() if name not in gone}
-    return Layout(layout.scalars, kept, layout.constants, layout.flags) | cuda_bytes.prepare(canonical) | own(layout)
+    rest = Layout(layout.scalars, kept, layout.constants, layout.flags)
+    return layout, rest | cuda_bytes.prepare(canonical)
 
 
 _DEFAULTS = {n: {key: o.default for key, o in m.OPTIONS.items()} for n, m in OF_CPUS.items()}

@@ -73,7 +73,7 @@ def lay_out(canonical: Canonical, options: Mapping[str, int]) -> Layout:
     """
     of_cpu = ("node_column", "node_test", "piece", "heap_offset", "heap_levels", "member_offset", "member")
     of_cpu = (*of_cpu, "set_flip", "code")
-    layout = cuda_many.tables(canonical, NAME, lambda known: Layout({}, {}, {}, frozenset()), of_cpu)
+    _, layout = cuda_many.tables(canonical, NAME, of_cpu)
     words, threads = options["cuda_words"], options["cuda_threads"]
     sizes = (threads,) if threads else cuda_many.THREADS
     shape, places = cuda_many.place(canonical, layout, [Shape(n, 4 * words, 4 * words * n) for n in sizes])
