@@ -42,6 +42,13 @@ static inline void wp_load4(unsigned *to, const unsigned *from) {
     memcpy(to, from, 16);
 }
 
+static inline unsigned wp_word(const uchar *at) {
+    if ((uintptr_t)at % 4 != 0) abort();
+    unsigned word;
+    memcpy(&word, at, 4);
+    return word;
+}
+
 /* prmt.b32, as PTX defines its generic form */
 static inline unsigned wp_permute(unsigned a, unsigned b, unsigned selector) {
     unsigned char bytes[8], found[4];
@@ -58,26 +65,27 @@ static inline unsigned wp_permute(unsigned a, unsigned b, unsigned selector) {
 
 /* mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32, d += a b, with the fragments that PTX documents: byte i of a thread's
    16 of a, row-major, of its 8 of b, column-major, and its i-th of 4 numbers of d. */
-static signed char matrix_a[32][16][32], matrix_b[32][32][8]; /* of each warp */
+static signed char matrix_a[2][32][16][32], matrix_b[2][32][32][8]; /* of each warp, of two products in turn */
+static bool turn[1024];
 
 static void wp_mma_s8(int *d, const unsigned *a, const unsigned *b) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = lane >> 2, in_group = lane & 3;
     const signed char *bytes = (const signed char *)a;
+    bool odd = turn[threadIdx.x] = !turn[threadIdx.x];
     for (int i = 0; i < 16; i++) {
         int row = i < 4 || (i >= 8 && i < 12) ? group : group + 8;
-        matrix_a[warp][row][in_group * 4 + (i & 3) + (i >= 8 ? 16 : 0)] = bytes[i];
+        matrix_a[odd][warp][row][in_group * 4 + (i & 3) + (i >= 8 ? 16 : 0)] = bytes[i];
     }
     bytes = (const signed char *)b;
-    for (int i = 0; i < 8; i++) matrix_b[warp][in_group * 4 + (i & 3) + (i >= 4 ? 16 : 0)][group] = bytes[i];
+    for (int i = 0; i < 8; i++) matrix_b[odd][warp][in_group * 4 + (i & 3) + (i >= 4 ? 16 : 0)][group] = bytes[i];
     wait_for(MMA); /* for the fragments of the others */
     int sums[4];
     for (int i = 0; i < 4; i++) {
         sums[i] = d[i];
         for (int k = 0; k < 32; k++)
-            sums[i] += matrix_a[warp][i < 2 ? group : group + 8][k] * matrix_b[warp][k][in_group * 2 + (i & 1)];
+            sums[i] += matrix_a[odd][warp][i < 2 ? group : group + 8][k] * matrix_b[odd][warp][k][in_group * 2 + (i & 1)];
     }
     memcpy(d, sums, sizeof sums);
-    wait_for(MMA); /* until they have read these */
 }
 
 static void thread() {
@@ -115,6 +123,7 @@ static int emulate(void (*body)(void), int blocks, int threads, size_t shared_by
             contexts[t].uc_link = &scheduler;
             makecontext(&contexts[t], thread, 0);
             waits[t] = RUNS;
+            turn[t] = false;
         }
         for (int ended = 0; ended < threads && wrong == 0;) {
             for (int i = 0; i < threads; i++) {

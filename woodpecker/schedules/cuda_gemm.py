@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as TB
 
@@ -33,7 +34,7 @@ from .cuda_gemm_tables import SIZE, TREES
 from .cuda_many import Open, Shape, Sink
 from .cuda_many import launch as launch
 from .cuda_many import wrong_options as wrong_options
-from .cuda_ptx import SIGN, load4, multiply, permute, synchronise_warp
+from .cuda_ptx import SIGN, load4, multiply, permute, synchronise_warp, word
 from .cuda_tir import Frame, register
 from .tir import const
 
@@ -79,7 +80,15 @@ def lay_out(canonical: Canonical, options: Mapping[str, int]) -> Layout:
     # Byte columns of eight words begin in four different quarters of the banks.
     shapes = [Shape(n, 1, n + SIZE * (n > SIZE), 2 * TREES * n) for n in sizes]
     shape, places = cuda_many.place(canonical, layout, shapes)
-    return layout | places | cuda_gemm_tables.prepare(canonical, known, shape.pitch)
+    layout |= places | cuda_gemm_tables.prepare(canonical, known, shape.pitch)
+    return layout if {"vector", "linear"} & layout.flags else layout | _padding(layout)
+
+
+def _padding(layout: Layout) -> Layout:
+    """Values for the padding of the last group, -0.0, which changes no sum."""
+    value, more = layout.tables["value"], (TREES - 1) * layout.scalars["n_leaves"]
+    padded = np.append(value, np.full(more, -0.0, value.dtype))
+    return Layout({}, {"value": padded}, {}, frozenset({"padded"}))
 
 
 def emit(frame: Frame, kind: str) -> None:
@@ -90,11 +99,11 @@ def emit(frame: Frame, kind: str) -> None:
         cuda_bytes.fill(frame, V, row, frame.threads, pitch)
         TB.buffer_store(V, const(128, "uint8"), [frame.scalar("n_bytes") * const(pitch) + frame.thread])
 
-    cuda_many.emit(frame, kind, [frame.thread], fill, lambda opened, sink: _leaves(frame, opened, sink))
+    cuda_many.emit(frame, kind, [frame.thread], fill, lambda opened, sink: _leaves(frame, kind, opened, sink))
 
 
-def _leaves(frame: Frame, opened: Open, sink: Sink) -> None:
-    V, n_trees = opened("uint32", "values_offset"), frame.scalar("n_trees")
+def _leaves(frame: Frame, kind: str, opened: Open, sink: Sink) -> None:
+    V, n_trees = opened("uint8", "values_offset"), frame.scalar("n_trees")
     words, found = opened("uint32", "extra_offset"), opened("uint8", "extra_offset")
     lane = register(frame.thread & const(31))
     warp = register((frame.thread >> const(5)) * const(2 * TREES * SIZE))  # bytes: two buffers, in turn
@@ -109,9 +118,12 @@ def _leaves(frame: Frame, opened: Open, sink: Sink) -> None:
         synchronise_warp()
         for i in range(TREES):
             t = register(group * const(TREES) + const(i))
-            with TB.If(t < n_trees), TB.Then():
-                leaf = tirx.Cast("int32", found[buffer + const(SIZE * i) + lane])
-                sink(t, 0, register(t * frame.scalar("n_leaves") + leaf))
+            leaf = register(tirx.Cast("int32", found[buffer + const(SIZE * i) + lane]))
+            if "padded" in frame.signature.flags and kind == "raw":
+                sink(t, 0, t * frame.scalar("n_leaves") + leaf)
+            else:
+                with TB.If(t < n_trees), TB.Then():
+                    sink(t, 0, t * frame.scalar("n_leaves") + leaf)
 
 
 def _registers(n: int, dtype: str, value: Expr) -> Any:
@@ -123,16 +135,16 @@ def _registers(n: int, dtype: str, value: Expr) -> Any:
 
 def _numbers(frame: Frame, V: Any, group: Expr, lane: Expr) -> list[Any]:
     """The fragments of N, of 16 rows each: the numbers of the leaves of a group of trees."""
-    tables, of = frame.tables, dict(frame.signature.constants)
-    units, tiles = of["units"], of["tiles"]
+    tables, units = frame.tables, const(frame.signature.constant("units"))
+    tiles = frame.scalar("n_tiles") if "n_tiles" in frame.scalars else const(1)
     numbers = [_registers(4, "int32", frame.scalar("number_base")) for _ in range(2)]
     with TB.serial(0, units) as unit:
-        matrix = register(group * const(units) + unit)
+        matrix = register(group * units + unit)
         with TB.serial(0, tiles) as column:
             D = [[_registers(4, "int32", const(0)) for _ in range(SIZE // 8)] for _ in range(2)]
             with TB.serial(0, tiles) as row:
-                S = _outcomes(frame, V, matrix * const(tiles) + row, lane)
-                block = (matrix * const(tiles) + column) * const(tiles) + row
+                S = _outcomes(frame, V, matrix * tiles + row, lane)
+                block = (matrix * tiles + column) * tiles + row
                 for pair in range(2):
                     at = ((block * const(2) + const(pair)) * const(32) + lane) * const(4)
                     both = load4(tables["path"], at)
@@ -143,7 +155,7 @@ def _numbers(frame: Frame, V: Any, group: Expr, lane: Expr) -> list[Any]:
                         for m in range(2):
                             multiply(D[m][2 * pair + j], S[m], b)
             b = TB.alloc_buffer((2,), "uint32", scope="local")
-            at = register(((unit * const(tiles) + column) * const(32) + lane) * const(2))
+            at = register(((unit * tiles + column) * const(32) + lane) * const(2))
             for i in range(2):
                 TB.buffer_store(b, tables["number"][at + const(i)], [const(i)])
             for m in range(2):
@@ -154,14 +166,14 @@ def _numbers(frame: Frame, V: Any, group: Expr, lane: Expr) -> list[Any]:
 def _outcomes(frame: Frame, V: Any, part: Expr, lane: Expr) -> list[Any]:
     """The fragments of S, of 16 rows each, for 32 nodes: -1 or 0, a byte each."""
     S = [TB.alloc_buffer((4,), "uint32", scope="local") for _ in range(2)]
-    word = frame.thread >> const(2)
+    own = register(frame.thread & const(-4))  # its group's four rows
     for half in range(2):
         at = register((part * const(32) + const(16 * half) + (lane & const(3)) * const(4)) * const(2))
         nodes = [load4(frame.tables["test"], at + const(4 * i)) for i in range(2)]
         right = []  # of a node for four rows: bit 7 of a byte
         for i in range(4):
             start, least = (nodes[i // 2][i % 2 * 2 + j] for j in range(2))
-            right.append(register(V[tirx.Cast("int32", start) + word] - least))
+            right.append(register(word(V, tirx.Cast("int32", start) + own) - least))
         for m, selector in enumerate((0x5140, 0x7362)):
             # The bytes of two rows for two nodes each, then of one row for four nodes.
             low, high = (register(permute(right[i], right[i + 1], selector)) for i in (0, 2))

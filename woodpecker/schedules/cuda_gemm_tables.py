@@ -6,7 +6,7 @@ whose entries count for each leaf the nodes that it lies right of. So with S = -
     sum over places i of  S[i] * M[i, l]        M[i, l] = -1 where leaf l lies right of node i, 1 where left, else 0
 
 is 0 for the leaf that the row is in, and less for all others: minus the tests on the way to it that go the other way.
-Trees are padded to L = 8, 16 or a multiple of 32 leaves, and as many as there is room for share a matrix of 32 by 32.
+Trees are padded to L = 4, 8, 16 or a multiple of 32 leaves, and as many as there is room for share a matrix of 32 by 32.
 """
 
 from __future__ import annotations
@@ -49,23 +49,24 @@ class Shape:
 
 def shape(canonical: Canonical) -> Shape:
     most = int(tree_leaves(canonical.forest).max(initial=1))
-    leaves = next((n for n in (8, 16) if most <= n), -(-most // SIZE) * SIZE)
+    leaves = next((n for n in (4, 8, 16) if most <= n), -(-most // SIZE) * SIZE)
     return Shape(leaves, TREES // max(SIZE // leaves, 1), -(-leaves // SIZE))
 
 
 def prepare(canonical: Canonical, layout: Layout, pitch: int) -> Layout:
     """The tables from those of `relay_ops.gemm`.
 
-    test: of each matrix the rows, two words each: where the words of a byte column begin, and four copies of the least
+    test: of each matrix the rows, two words each: where a byte column begins, and four copies of the least
         byte that goes right.
     path: of each matrix, for each 32 columns and each 32 rows: the fragments b of its four blocks of 8 columns, those
         of two blocks beside each other.
     number: for each matrix of a group and 32 columns: the fragment b that makes leaf numbers, a column a tree.
     """
     of = shape(canonical)
-    constants = {"units": of.units, "tiles": of.tiles}
+    scalars = {"number_base": of.leaves * (of.leaves - 1) // 2}
+    scalars |= {"n_tiles": of.tiles} if of.tiles > 1 else {}
     tables = {"test": _tests(canonical, of, pitch), "path": _paths(layout, of), "number": _numbers(of)}
-    return Layout({"number_base": of.leaves * (of.leaves - 1) // 2}, tables, constants, frozenset())
+    return Layout(scalars, tables, {"units": of.units}, frozenset())
 
 
 def _padded(n_trees: int) -> int:
@@ -81,7 +82,7 @@ def _tests(canonical: Canonical, of: Shape, pitch: int) -> np.ndarray:
     place = np.arange(len(inner)) - np.searchsorted(tree, tree)
     column, least = cuda_bytes.tests(canonical, inner)
     test[tree, place] = np.stack([column, least], 1)
-    return (test * [pitch // 4, COPIES]).astype(np.uint32).reshape(-1)
+    return (test * [pitch, COPIES]).astype(np.uint32).reshape(-1)
 
 
 def _paths(layout: Layout, of: Shape) -> np.ndarray:
@@ -94,13 +95,12 @@ def _paths(layout: Layout, of: Shape) -> np.ndarray:
     own[:, -1] = 1  # padding is never hit
     real = rights != np.iinfo(rights.dtype).max
     own[:n_trees, -1, :n_leaves] = np.where(real, rights, 1)
-    together, side = of.together, of.tiles * SIZE
+    together = of.together
     matrix = np.zeros((len(own) // together, together, of.leaves, together, of.leaves), np.int8)
     for i in range(together):
         matrix[:, i, :, i] = own[i::together]
     # (matrix, rows: tile, half, thread in its group, byte; columns: tile, pair, which of it, group of threads)
     parts = matrix.reshape(-1, of.tiles, 2, 4, 4, of.tiles, 2, 2, 8)
-    assert parts.size == matrix.size == len(matrix) * side * side
     # ... -> matrix, column tile, row tile, pair, (group, thread), which of the pair, half, byte
     return np.ascontiguousarray(parts.transpose(0, 5, 1, 6, 8, 3, 7, 2, 4)).view(np.uint32).reshape(-1)
 

@@ -18,6 +18,7 @@ static __device__ __forceinline__ void wp_load4(unsigned* to, const unsigned* fr
   to[2] = words.z;
   to[3] = words.w;
 }
+static __device__ __forceinline__ unsigned wp_word(const unsigned char* at) { return *(const unsigned*)at; }
 static __device__ __forceinline__ unsigned wp_permute(unsigned a, unsigned b, unsigned selector) {
   unsigned d;
   asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(selector));
@@ -33,6 +34,11 @@ static __device__ __forceinline__ void wp_mma_s8(int* d, const unsigned* a, cons
 
 SIGN = 0x8888
 """In a selector: each byte is that bit 7 eight times."""
+
+
+def word(table: Any, index: Expr) -> Expr:
+    """The word that begins at a byte of a table of uint8; the index is a multiple of 4."""
+    return tirx.call_extern("uint32", "wp_word", tirx.address_of(table[index]))
 
 
 def permute(a: Expr, b: Expr, selector: int) -> Expr:

@@ -29,7 +29,7 @@ from .cuda_bytes import COPIES
 from .cuda_many import Open, Shape, Sink
 from .cuda_many import launch as launch
 from .cuda_many import wrong_options as wrong_options
-from .cuda_ptx import SIGN, load4, permute
+from .cuda_ptx import SIGN, load4, permute, word
 from .cuda_tir import Frame, register, variable
 from .tir import const
 
@@ -82,12 +82,12 @@ def lay_out(canonical: Canonical, options: Mapping[str, int]) -> Layout:
 
 
 def _records(canonical: Canonical, pitch: int) -> np.ndarray:
-    """The nodes in preorder, four words each: where the words of its byte column begin, K, A and D."""
+    """The nodes in preorder, four words each: where its byte column begins, K, A and D."""
     nodes = scan.in_preorder(canonical)
     at = nodes.preorder
     column, least = cuda_bytes.tests(canonical, at)
     first, middle = nodes.number[at], nodes.middle[at]
-    record = [column * (pitch // 4), least * COPIES, first * COPIES, (first ^ middle) * COPIES]
+    record = [column * pitch, least * COPIES, first * COPIES, (first ^ middle) * COPIES]
     return np.stack(record, 1).astype(np.uint32).reshape(-1)
 
 
@@ -105,15 +105,15 @@ def emit(frame: Frame, kind: str) -> None:
 
 
 def _leaves(frame: Frame, opened: Open, words: int, sink: Sink) -> None:
-    V, offset = opened("uint32", "values_offset"), frame.tables["node_offset"]
+    V, offset = opened("uint8", "values_offset"), frame.tables["node_offset"]
     with TB.serial(0, frame.scalar("n_trees")) as t:
         numbers = [variable(const(0, "uint32")) for _ in range(words)]
         begin = register(offset[t])
         with TB.serial(0, offset[t + const(1)] - begin) as i:
             node = load4(frame.tables["record"], (begin + i) * const(4))
-            start = register(tirx.Cast("int32", node[0]) + frame.thread)
+            start = register(tirx.Cast("int32", node[0]) + frame.thread * const(4))
             for j, number in enumerate(numbers):
-                right = register(V[start + const(j * frame.threads)] - node[1])
+                right = register(word(V, start + const(4 * j * frame.threads)) - node[1])
                 both = register(right & _here(number[0], node[2], frame.signature.constant("wide") == 1))
                 below = number[0] ^ (permute(both, both, 0x3210 | SIGN) & node[3])
                 TB.buffer_store(number, below, [0])
