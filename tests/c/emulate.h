@@ -1,6 +1,6 @@
-/* A GPU's grid on a CPU: runs CUDA C kernels as C++. The threads of a block are coroutines, one after the other;
-   __syncthreads() lets the next one run, so that a kernel which forgets it reads what is not there yet. A collective of
-   a warp waits for all 32 lanes; each has to get there. */
+/* A GPU's grid on a CPU: runs CUDA C kernels as C++. The threads of a block are coroutines, one after the other, each as
+   far as it gets: a barrier of the block or of a warp, or an instruction of a whole warp, lets the next one run, until
+   all have arrived. So a kernel which forgets a barrier reads what is not there yet. */
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -24,51 +24,104 @@ static uchar *shared_memory;
 
 static const size_t STACK = 64 * 1024, GUARD = 4096;
 static const int WARP = 32;
-enum State { RUNS, AT_BARRIER, AT_COLLECTIVE, ENDED };
+enum wait { RUNS, BLOCK, WARP_BARRIER, BALLOT, MMA, FINISHED };
 static ucontext_t scheduler, *contexts;
-static State *states;
-static unsigned *given, *gathered; /* by each lane; to each warp */
+static wait *waits; /* for what each thread waits */
+static unsigned ballots[2][32]; /* of each warp, of two in turn */
 static void (*running)(void);
 
-static void wait(State state) {
-    states[threadIdx.x] = state;
+static void wait_for(wait what) {
+    waits[threadIdx.x] = what;
     swapcontext(&contexts[threadIdx.x], &scheduler);
 }
 
-static void __syncthreads() { wait(AT_BARRIER); }
+static void __syncthreads() { wait_for(BLOCK); }
+static void __syncwarp() { wait_for(WARP_BARRIER); }
+
+static bool turn[1024];
 
 static unsigned __ballot_sync(unsigned lanes, int predicate) {
     if (lanes != 0xffffffffu) abort();
-    given[threadIdx.x] = predicate != 0;
-    wait(AT_COLLECTIVE);
-    return gathered[threadIdx.x / WARP];
+    int warp = threadIdx.x / WARP;
+    bool odd = turn[threadIdx.x] = !turn[threadIdx.x];
+    unsigned mine = 1u << threadIdx.x % WARP;
+    ballots[odd][warp] = (ballots[odd][warp] & ~mine) | (predicate ? mine : 0);
+    wait_for(BALLOT); /* for the votes of the others */
+    return ballots[odd][warp];
+}
+
+static inline void wp_load4(unsigned *to, const unsigned *from) {
+    if ((uintptr_t)from % 16 != 0) abort(); /* a GPU faults */
+    memcpy(to, from, 16);
+}
+
+static inline unsigned wp_word(const uchar *at) {
+    if ((uintptr_t)at % 4 != 0) abort();
+    unsigned word;
+    memcpy(&word, at, 4);
+    return word;
+}
+
+/* prmt.b32, as PTX defines its generic form */
+static inline unsigned wp_permute(unsigned a, unsigned b, unsigned selector) {
+    unsigned char bytes[8], found[4];
+    memcpy(bytes, &a, 4);
+    memcpy(bytes + 4, &b, 4);
+    for (int i = 0; i < 4; i++) {
+        unsigned digit = selector >> 4 * i & 15, byte = bytes[digit & 7];
+        found[i] = digit & 8 ? (byte & 128 ? 255 : 0) : byte;
+    }
+    unsigned d;
+    memcpy(&d, found, 4);
+    return d;
+}
+
+/* mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32, d += a b, with the fragments that PTX documents: byte i of a thread's
+   16 of a, row-major, of its 8 of b, column-major, and its i-th of 4 numbers of d. */
+static signed char matrix_a[2][32][16][32], matrix_b[2][32][32][8]; /* of each warp, of two products in turn */
+
+static void wp_mma_s8(int *d, const unsigned *a, const unsigned *b) {
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = lane >> 2, in_group = lane & 3;
+    const signed char *bytes = (const signed char *)a;
+    bool odd = turn[threadIdx.x] = !turn[threadIdx.x];
+    for (int i = 0; i < 16; i++) {
+        int row = i < 4 || (i >= 8 && i < 12) ? group : group + 8;
+        matrix_a[odd][warp][row][in_group * 4 + (i & 3) + (i >= 8 ? 16 : 0)] = bytes[i];
+    }
+    bytes = (const signed char *)b;
+    for (int i = 0; i < 8; i++) matrix_b[odd][warp][in_group * 4 + (i & 3) + (i >= 4 ? 16 : 0)][group] = bytes[i];
+    wait_for(MMA); /* for the fragments of the others */
+    int sums[4];
+    for (int i = 0; i < 4; i++) {
+        sums[i] = d[i];
+        for (int k = 0; k < 32; k++)
+            sums[i] += matrix_a[odd][warp][i < 2 ? group : group + 8][k] * matrix_b[odd][warp][k][in_group * 2 + (i & 1)];
+    }
+    memcpy(d, sums, sizeof sums);
 }
 
 static void thread() {
     running();
-    states[threadIdx.x] = ENDED;
+    waits[threadIdx.x] = FINISHED;
 }
 
-/* Lets threads [begin, end) go on if all of them wait in this state. */
-static bool release(State state, int begin, int end) {
-    for (int t = begin; t < end; t++)
-        if (states[t] != state) return false;
-    if (state == AT_COLLECTIVE) {
-        gathered[begin / WARP] = 0;
-        for (int t = begin; t < end; t++) gathered[begin / WARP] |= given[t] << (t - begin);
-    }
-    for (int t = begin; t < end; t++) states[t] = RUNS;
+/* Lets `count` threads go on, from `first` on, if all wait for the same of these things. */
+static bool release(int first, int count, wait from, wait to) {
+    wait what = waits[first];
+    if (what < from || what > to) return false;
+    for (int t = first; t < first + count; t++)
+        if (waits[t] != what) return false;
+    for (int t = first; t < first + count; t++) waits[t] = RUNS;
     return true;
 }
 
-/* Runs `body` for every thread of every block. `backwards`: the last thread of a block first. Returns how many bytes
-   beyond its shared memory it has overwritten, or -1: some threads wait for others, which wait elsewhere or have ended. */
+/* Runs `body` for every thread of every block, of whole warps. `backwards`: the last thread of a block first. Returns how
+   many bytes beyond its shared memory it has overwritten, or -1: some threads wait for others that wait for something
+   else, or have ended. */
 static int emulate(void (*body)(void), int blocks, int threads, size_t shared_bytes, bool backwards) {
     uchar *stacks = (uchar *)malloc(threads * STACK), *memory = (uchar *)aligned_alloc(64, shared_bytes + GUARD);
     contexts = (ucontext_t *)malloc(threads * sizeof *contexts);
-    states = (State *)malloc(threads * sizeof *states);
-    given = (unsigned *)malloc(threads * sizeof *given);
-    gathered = (unsigned *)malloc((threads + WARP - 1) / WARP * sizeof *gathered);
+    waits = (wait *)malloc(threads * sizeof *waits);
     shared_memory = memory;
     running = body;
     int wrong = 0;
@@ -76,30 +129,30 @@ static int emulate(void (*body)(void), int blocks, int threads, size_t shared_by
         blockIdx.x = block;
         memset(memory, 0xA5, shared_bytes + GUARD);
         for (int t = 0; t < threads; t++) {
-            states[t] = RUNS;
             getcontext(&contexts[t]);
             contexts[t].uc_stack.ss_sp = stacks + t * STACK;
             contexts[t].uc_stack.ss_size = STACK;
             contexts[t].uc_link = &scheduler;
             makecontext(&contexts[t], thread, 0);
+            waits[t] = RUNS;
+            turn[t] = false;
         }
-        for (bool some = true; some;) {
+        for (int ended = 0; ended < threads && wrong == 0;) {
             for (int i = 0; i < threads; i++) {
                 threadIdx.x = backwards ? threads - 1 - i : i;
-                if (states[threadIdx.x] == RUNS) swapcontext(&scheduler, &contexts[threadIdx.x]);
+                if (waits[threadIdx.x] == RUNS) swapcontext(&scheduler, &contexts[threadIdx.x]);
             }
-            some = release(AT_BARRIER, 0, threads);
-            for (int t = 0; t + WARP <= threads; t += WARP) some |= release(AT_COLLECTIVE, t, t + WARP);
+            bool any = release(0, threads, BLOCK, BLOCK);
+            for (int t = 0; t < threads; t += WARP) any |= release(t, WARP, WARP_BARRIER, MMA);
+            ended = 0;
+            for (int t = 0; t < threads; t++) ended += waits[t] == FINISHED;
+            if (!any && ended < threads) wrong = -1;
         }
-        for (int t = 0; t < threads; t++)
-            if (states[t] != ENDED) wrong = -1;
         for (size_t i = 0; i < GUARD; i++) wrong += memory[shared_bytes + i] != 0xA5;
     }
     free(stacks);
     free(memory);
     free(contexts);
-    free(states);
-    free(given);
-    free(gathered);
+    free(waits);
     return wrong;
 }

@@ -140,7 +140,7 @@ class _Nodes:
     offset: np.ndarray
 
 
-def _nodes(canonical: Canonical) -> _Nodes:
+def in_preorder(canonical: Canonical) -> _Nodes:
     forest = canonical.forest
     tree = tree_of_node(forest)
     base = forest.tree_offset[:-1][tree]
@@ -167,7 +167,7 @@ def _nodes(canonical: Canonical) -> _Nodes:
 
 def prepare(canonical: Canonical, options: Mapping[str, int]) -> tuple[Layout, np.ndarray]:
     """The nodes in preorder, and the bounds of each byte column as a search heap; positions (T * 2**bits,)."""
-    columns, nodes = canonical.columns, _nodes(canonical)
+    columns, nodes = canonical.columns, in_preorder(canonical)
     counts = _numeric_counts(canonical)
     first = _pieces(counts, RANKS)
     at = nodes.preorder

@@ -29,7 +29,7 @@ def fill(frame: Frame, row: Callable[[Expr], Expr]) -> None:
         if categories:
             _columns(frame, row, n_numeric, n_columns - n_numeric, _packed_category)
         return
-    _columns(frame, row, const(0), n_numeric, _numeric)
+    _columns(frame, row, const(0), n_numeric, numeric)
     if "categories" in frame.signature.flags:
         _columns(frame, row, n_numeric, n_columns - n_numeric, _rank)
     always_left = tirx.const(float("-inf"), frame.value_dtype)
@@ -45,24 +45,42 @@ def _columns(
     value: Callable[[Frame, Expr, Expr, Expr], Expr],
 ) -> None:
     """V of ``count`` columns from ``begin`` on."""
-    rows, threads = frame.pitch, frame.threads
-    # A lone row has all threads beside each other; else the block has one, two or four threads for every row.
+    rows = frame.pitch
+
+    def keep(column: Expr, r: Expr, x: Expr, missing: Expr) -> None:
+        ranked = RANKED in frame.signature.flags
+        place = cuda_ranks.place(frame, column, r) if ranked else column * const(rows) + r
+        TB.buffer_store(frame.V, value(frame, column, x, missing), [place])
+
+    each_value(frame, row, rows, begin, count, keep)
+
+
+def each_value(
+    frame: Frame,
+    row: Callable[[Expr], Expr],
+    rows: int,
+    begin: Expr,
+    count: Expr,
+    use: Callable[[Expr, Expr, Expr, Expr], None],
+) -> None:
+    """Emit ``use(column, row of the block, x, whether x is missing)`` for the values of ``count`` columns from
+    ``begin`` on, of ``rows`` rows: one, or a multiple of the threads."""
+    threads = frame.threads
+    # A lone row has all threads beside each other; else there are some threads for each row, or some rows for each.
     width = threads if rows == 1 else TOGETHER
-    each = width * rows // threads
-    steps = tirx.truncdiv(count + const(width - 1), const(width)) * const(each)
+    turns = width * rows // threads
+    steps = tirx.truncdiv(count + const(width - 1), const(width)) * const(turns)
     with TB.serial(0, steps) as i:
         if rows == 1:
             at, r = i * const(threads) + frame.thread, const(0)
         else:
-            at = (i >> const(each.bit_length() - 1)) * const(width) + (frame.thread & const(width - 1))
-            r = (frame.thread >> const(2)) + (i & const(each - 1)) * const(threads // width)
+            at = (i >> const(turns.bit_length() - 1)) * const(width) + (frame.thread & const(width - 1))
+            r = (frame.thread >> const(2)) + (i & const(turns - 1)) * const(threads // width)
         with TB.If(at < count), TB.Then():
             column = register(begin + at)
             feature = tirx.Cast("int64", frame.tables["column_feature"][column])
             x = register(tirx.Cast(frame.value_dtype, frame.x(row(r), feature)))
-            ranked = RANKED in frame.signature.flags
-            place = cuda_ranks.place(frame, column, r) if ranked else column * const(rows) + r
-            TB.buffer_store(frame.V, value(frame, column, x, _missing(frame, column, x)), [place])
+            use(column, r, x, _missing(frame, column, x))
 
 
 def _missing(frame: Frame, column: Expr, x: Expr) -> Expr:
@@ -78,12 +96,13 @@ def _missing(frame: Frame, column: Expr, x: Expr) -> Expr:
     return missing
 
 
-def _numeric(frame: Frame, column: Expr, x: Expr, missing: Expr) -> Expr:
+def numeric(frame: Frame, column: Expr, x: Expr, missing: Expr) -> Expr:
+    """A value of a numeric column, or what stands for it where it is missing."""
     return tirx.Select(missing, tirx.Cast(frame.value_dtype, frame.tables["column_fill"][column]), x)
 
 
 def _packed_rank(frame: Frame, column: Expr, x: Expr, missing: Expr) -> Expr:
-    return cuda_ranks.rank(frame, column, register(_numeric(frame, column, x, missing)))
+    return cuda_ranks.rank(frame, column, register(numeric(frame, column, x, missing)))
 
 
 def _packed_category(frame: Frame, column: Expr, x: Expr, missing: Expr) -> Expr:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import cuda_bitslice, cuda_perfect_tree_traversal, cuda_tree_traversal
+from . import cuda_bitslice, cuda_gemm, cuda_perfect_tree_traversal, cuda_scan, cuda_tree_traversal
 
 STRATEGIES: dict[str, ModuleType] = {
     module.NAME: module
@@ -25,6 +25,8 @@ STRATEGIES: dict[str, ModuleType] = {
         cuda_perfect_tree_traversal,
         cuda_tree_traversal,
         cuda_bitslice,
+        cuda_gemm,
+        cuda_scan,
     )
 }
 WALKING = {name: module for name, module in STRATEGIES.items() if name == module.FEW}
