@@ -10,9 +10,12 @@ from ..predicates import Canonical
 from ..relay_ops.options import resolve
 from ..relay_ops.plan import STRATEGIES as OF_CPUS
 from ..relay_ops.plan import Step
-from .cuda_strategies import STRATEGIES
+from .cuda_strategies import STRATEGIES, WALKING
 
 PREFIX = "cuda_"
+MARGIN = 1.5
+"""How many times cheaper than the walks another strategy must be by the estimates, as long as no GPU has confirmed
+them."""
 
 
 def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -58,6 +61,6 @@ def _cheapest(canonical: Canonical) -> Step:
         refusal = module.refusal(canonical, options[name])
         considered[name] = refusal or round(module.cycles(canonical, options[name]), 1)
     costs = {name: cost for name, cost in considered.items() if not isinstance(cost, str)}
-    best = min(costs, key=lambda name: costs[name])
+    best = min(costs, key=lambda name: costs[name] * (1.0 if name in WALKING else MARGIN))
     reason = f"the lowest estimate: {costs[best]:,.0f} cycles of a multiprocessor per row"
     return Step(0, best, options[best], reason, considered)
