@@ -138,12 +138,16 @@ static int emulate(void (*body)(void), int blocks, int threads, size_t shared_by
             turn[t] = false;
         }
         for (int ended = 0; ended < threads && wrong == 0;) {
-            for (int i = 0; i < threads; i++) {
-                threadIdx.x = backwards ? threads - 1 - i : i;
-                if (waits[threadIdx.x] == RUNS) swapcontext(&scheduler, &contexts[threadIdx.x]);
+            for (int w = 0; w < threads / WARP; w++) {
+                int first = (backwards ? threads / WARP - 1 - w : w) * WARP;
+                do { /* a warp gets as far ahead of the others as it can */
+                    for (int i = 0; i < WARP; i++) {
+                        threadIdx.x = first + (backwards ? WARP - 1 - i : i);
+                        if (waits[threadIdx.x] == RUNS) swapcontext(&scheduler, &contexts[threadIdx.x]);
+                    }
+                } while (release(first, WARP, WARP_BARRIER, MMA));
             }
             bool any = release(0, threads, BLOCK, BLOCK);
-            for (int t = 0; t < threads; t += WARP) any |= release(t, WARP, WARP_BARRIER, MMA);
             ended = 0;
             for (int t = 0; t < threads; t++) ended += waits[t] == FINISHED;
             if (!any && ended < threads) wrong = -1;

@@ -30,6 +30,8 @@ PIECE = 127
 """Bounds of a piece: seven bits hold a rank, and the eighth is what a subtraction borrows from."""
 COPIES = 0x01010101
 """Times a byte: four copies of it."""
+COLUMN, STEP, BYTE = 30.0, 14.0, 6.0
+"""Instructions, counted in the code for sm_90: of a value of a column, of a step of its search, and of a byte."""
 UNUSED = ("rank_offset", "rank_bound32", "rank_bound64", "run", "bound32", "bound64")
 """Tables that other column stages read."""
 
@@ -43,6 +45,16 @@ def _pieces(canonical: Canonical) -> np.ndarray:
 def count(canonical: Canonical) -> int:
     """Byte columns of a forest."""
     return int(_pieces(canonical)[-1]) + len(category_sets.distinct(canonical)[0])
+
+
+def instructions(canonical: Canonical) -> float:
+    """Estimated instructions of the column stage for a row."""
+    return len(canonical.columns) * (COLUMN + STEP * _steps(canonical)) + BYTE * count(canonical)
+
+
+def _steps(canonical: Canonical) -> int:
+    """Of a search among the bounds of any column."""
+    return int(np.diff(canonical.columns.bound_offset).max(initial=0)).bit_length()
 
 
 def tests(canonical: Canonical, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -71,8 +83,8 @@ def prepare(canonical: Canonical) -> Layout:
         words, column = category_sets.distinct(canonical)  # ascending, and so column by column
         tables["set_from"] = np.searchsorted(column, np.arange(columns.n_numeric, len(columns) + 1)).astype(np.int32)
         tables["set_word"] = words.astype(np.int32)
-    steps = int(np.diff(columns.bound_offset).max(initial=0)).bit_length()
-    return Layout({"n_bytes": count(canonical), "rank_steps": steps}, tables, {}, frozenset())
+    scalars = {"n_bytes": count(canonical), "rank_steps": _steps(canonical)}
+    return Layout(scalars, tables, {}, frozenset())
 
 
 def fill(frame: Frame, V: Any, row: Callable[[Expr], Expr], rows: int, pitch: int) -> None:

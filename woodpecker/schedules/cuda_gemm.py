@@ -45,8 +45,13 @@ OPTIONS = {
 }
 MAX_LEAVES = 128
 """Leaf numbers are signed bytes."""
-PART, TILE, GROUP = 44.0, 60.0, 60.0
-"""Instructions of a warp, counted in the code for sm_90."""
+PRODUCT, COLUMNS, GROUP = 65.0, 43.0, 75.0
+"""Instructions of a warp, counted in the code for sm_90: tests of 32 nodes and their products with 32 leaves, what these
+leaves cost besides, and what a group of trees does."""
+VALUE = 6.0
+"""What one more value of a leaf costs a row."""
+PRODUCT_CYCLES = 2.0
+"""Of a multiprocessor of sm_80 for `mma.sync`, by its peak of 2,048 products of bytes in a cycle."""
 
 
 def space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
@@ -64,8 +69,12 @@ def refusal(canonical: Canonical, options: Mapping[str, int]) -> str | None:
 
 def cycles(canonical: Canonical, options: Mapping[str, int]) -> float:
     """Estimated cycles of a multiprocessor for a row."""
-    of = cuda_gemm_tables.shape(canonical)
-    return of.units / cuda_cost.WARP / cuda_cost.ISSUED
+    forest, of = canonical.forest, cuda_gemm_tables.shape(canonical)
+    groups, blocks = -(-forest.n_trees // TREES), of.units * of.tiles
+    values = VALUE * TREES * (forest.n_outputs - 1 if forest.vector_leaves else 0)
+    instructions = cuda_bytes.instructions(canonical) + groups * (blocks * (of.tiles * PRODUCT + COLUMNS) + GROUP + values)
+    products = groups * blocks * (of.tiles * 8 + 2)
+    return max(instructions / cuda_cost.ISSUED, products * PRODUCT_CYCLES) / cuda_cost.WARP
 
 
 def lay_out(canonical: Canonical, options: Mapping[str, int]) -> Layout:

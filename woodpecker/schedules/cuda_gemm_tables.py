@@ -85,7 +85,8 @@ def _tests(canonical: Canonical, of: Shape, pitch: int) -> np.ndarray:
     return (test * [pitch, COPIES]).astype(np.uint32).reshape(-1)
 
 
-def _paths(layout: Layout, of: Shape) -> np.ndarray:
+def matrices(layout: Layout, of: Shape) -> np.ndarray:
+    """(trees, padded to whole groups; leaves; leaves): M of each tree."""
     n_trees, n_tests, n_leaves = (layout.scalars[name] for name in ("n_trees", "n_tests", "n_leaves"))
     path = layout.tables["path"].reshape(n_trees, n_tests, n_leaves)
     rights = layout.tables["rights"].reshape(n_trees, n_leaves)
@@ -95,6 +96,11 @@ def _paths(layout: Layout, of: Shape) -> np.ndarray:
     own[:, -1] = 1  # padding is never hit
     real = rights != np.iinfo(rights.dtype).max
     own[:n_trees, -1, :n_leaves] = np.where(real, rights, 1)
+    return own
+
+
+def _paths(layout: Layout, of: Shape) -> np.ndarray:
+    own = matrices(layout, of)
     together = of.together
     matrix = np.zeros((len(own) // together, together, of.leaves, together, of.leaves), np.int8)
     for i in range(together):

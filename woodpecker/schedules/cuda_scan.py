@@ -7,7 +7,7 @@
         number = number ^ (D where right and here)      # D = a ^ m, so that a becomes m
 
 The method is that of `relay_ops.scan`. All threads of a warp are at the same node: its record is one load of 16 bytes
-for all of them, and the words of V are neighbours. A node costs 8 or 9 instructions for four rows.
+for all of them, and the words of V are neighbours. A node costs 4 instructions, and 7 or 8 for each word.
 """
 
 from __future__ import annotations
@@ -37,17 +37,18 @@ NAME = scan.NAME
 FEW = None
 OPTIONS = {
     "cuda_threads": Option(0, 0, 1024, "threads of a block, a power of two from 32 on; 0: as many as its memory holds"),
-    "cuda_words": Option(1, 1, 4, "words of four rows that a thread has"),
+    "cuda_words": Option(2, 1, 4, "words of four rows that a thread has"),
+    "cuda_unroll": Option(0, 0, 8, "nodes that are applied between two branches, to which trees are padded; 0: by the forest"),
 }
-NODE, WORD_NODE, TREE, ROW_TREE = 3.0, 8.0, 8.0, 6.0
-"""Instructions, counted in the code for sm_90: a node, and for each word; a tree, and for each row."""
-WIDE_NUMBERS = 1.0
-"""What a node costs more where leaf numbers have eight bits."""
+NODE, WORD_NODE, WIDE_NUMBERS, BRANCH = 4.0, 7.0, 1.0, 5.0
+TREE, ROW_TREE = 30.0, 6.0
+"""Instructions, counted in the code for sm_90: of a node, for each word of it, what a word costs more where leaf numbers
+have eight bits, and of a branch; of a tree, and for each row of it."""
 
 
 def space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
     """option -> candidates, for tuning."""
-    return {"cuda_threads": (32, 64, 128), "cuda_words": (1, 2, 4)}
+    return {"cuda_threads": (32, 64, 128), "cuda_words": (1, 2, 4), "cuda_unroll": (1, 2, 4, 8)}
 
 
 def refusal(canonical: Canonical, options: Mapping[str, int]) -> str | None:
@@ -57,12 +58,12 @@ def refusal(canonical: Canonical, options: Mapping[str, int]) -> str | None:
 
 def cycles(canonical: Canonical, options: Mapping[str, int]) -> float:
     """Estimated cycles of a multiprocessor for a row."""
-    words = options["cuda_words"]
-    nodes = float((tree_leaves(canonical.forest) - 1).sum())
-    node = NODE / words + WORD_NODE + (WIDE_NUMBERS if canonical.leaf_bits > 7 else 0.0)
-    value = ROW_TREE * (canonical.forest.n_outputs if canonical.forest.vector_leaves else 1)
-    of_word = nodes * node + canonical.forest.n_trees * (TREE / words + 4 * value)
-    return of_word / 4 / cuda_cost.WARP / cuda_cost.ISSUED
+    forest, words = canonical.forest, options["cuda_words"]
+    nodes = _cost(canonical, words, options["cuda_unroll"] or _unroll(canonical, words))
+    value = ROW_TREE * (forest.n_outputs if forest.vector_leaves else 1)
+    instructions = nodes + forest.n_trees * (TREE + 4 * words * value)
+    of_row = instructions / (4 * words) + cuda_bytes.instructions(canonical)
+    return of_row / cuda_cost.ISSUED / cuda_cost.WARP
 
 
 def lay_out(canonical: Canonical, options: Mapping[str, int]) -> Layout:
@@ -71,24 +72,45 @@ def lay_out(canonical: Canonical, options: Mapping[str, int]) -> Layout:
     Raises:
         StrategyError: a block of rows would not fit into memory that 32 bits reach.
     """
-    of_cpu = ("node_column", "node_test", "piece", "heap_offset", "heap_levels", "member_offset", "member")
-    of_cpu = (*of_cpu, "set_flip", "code")
+    of_cpu = ("node_offset", "node_column", "node_test", "piece", "heap_offset", "heap_levels")
+    of_cpu = (*of_cpu, "member_offset", "member", "set_flip", "code")
     _, layout = cuda_many.tables(canonical, NAME, of_cpu)
     words, threads = options["cuda_words"], options["cuda_threads"]
     sizes = (threads,) if threads else cuda_many.THREADS
     shape, places = cuda_many.place(canonical, layout, [Shape(n, 4 * words, 4 * words * n) for n in sizes])
-    constants = {"words": words, "wide": int(canonical.leaf_bits > 7)}
-    return layout | places | Layout({}, {"record": _records(canonical, shape.pitch)}, constants, frozenset())
+    unroll = options["cuda_unroll"] or _unroll(canonical, words)
+    constants = {"words": words, "wide": int(canonical.leaf_bits > 7), "unroll": unroll}
+    return layout | places | Layout({}, _records(canonical, shape.pitch, unroll), constants, frozenset())
 
 
-def _records(canonical: Canonical, pitch: int) -> np.ndarray:
-    """The nodes in preorder, four words each: where its byte column begins, K, A and D."""
+def _nodes(canonical: Canonical, unroll: int) -> np.ndarray:
+    """(T,) the nodes of each tree, with padding."""
+    return -(-(tree_leaves(canonical.forest) - 1) // unroll) * unroll
+
+
+def _cost(canonical: Canonical, words: int, unroll: int) -> float:
+    """Estimated instructions of all nodes of a forest, for a thread."""
+    node = NODE + words * (WORD_NODE + (WIDE_NUMBERS if canonical.leaf_bits > 7 else 0.0)) + BRANCH / unroll
+    return float(_nodes(canonical, unroll).sum()) * node
+
+
+def _unroll(canonical: Canonical, words: int) -> int:
+    return min((1, 2, 4, 8), key=lambda n: _cost(canonical, words, n))
+
+
+def _records(canonical: Canonical, pitch: int, unroll: int) -> dict[str, np.ndarray]:
+    """The nodes in preorder, four words each: where its byte column begins, K, A and D; and where trees begin. Padding
+    changes no number: its D is 0."""
     nodes = scan.in_preorder(canonical)
     at = nodes.preorder
+    offset = np.concatenate([[0], np.cumsum(_nodes(canonical, unroll))])
+    tree = np.repeat(np.arange(canonical.forest.n_trees), np.diff(nodes.offset))
     column, least = cuda_bytes.tests(canonical, at)
     first, middle = nodes.number[at], nodes.middle[at]
-    record = [column * pitch, least * COPIES, first * COPIES, (first ^ middle) * COPIES]
-    return np.stack(record, 1).astype(np.uint32).reshape(-1)
+    record = np.zeros((offset[-1], 4), np.uint32)
+    place = np.arange(len(at)) + (offset[:-1] - nodes.offset[:-1])[tree]
+    record[place] = np.stack([column * pitch, least * COPIES, first * COPIES, (first ^ middle) * COPIES], 1)
+    return {"record": record.reshape(-1), "record_offset": offset.astype(np.int32)}
 
 
 def emit(frame: Frame, kind: str) -> None:
@@ -101,27 +123,29 @@ def emit(frame: Frame, kind: str) -> None:
         pitch = frame.signature.constant("pitch")
         cuda_bytes.fill(frame, opened("uint8", "values_offset"), row, len(rows) * frame.threads, pitch)
 
-    cuda_many.emit(frame, kind, rows, fill, lambda opened, sink: _leaves(frame, opened, words, sink))
+    cuda_many.emit(frame, kind, rows, fill, lambda opened, sink: _leaves(frame, opened, sink))
 
 
-def _leaves(frame: Frame, opened: Open, words: int, sink: Sink) -> None:
-    V, offset = opened("uint8", "values_offset"), frame.tables["node_offset"]
+def _leaves(frame: Frame, opened: Open, sink: Sink) -> None:
+    V, offset = opened("uint8", "values_offset"), frame.tables["record_offset"]
+    words, unroll = (frame.signature.constant(name) for name in ("words", "unroll"))
     with TB.serial(0, frame.scalar("n_trees")) as t:
         numbers = [variable(const(0, "uint32")) for _ in range(words)]
         begin = register(offset[t])
-        with TB.serial(0, offset[t + const(1)] - begin) as i:
-            node = load4(frame.tables["record"], (begin + i) * const(4))
-            start = register(tirx.Cast("int32", node[0]) + frame.thread * const(4))
-            for j, number in enumerate(numbers):
-                right = register(word(V, start + const(4 * j * frame.threads)) - node[1])
-                both = register(right & _here(number[0], node[2], frame.signature.constant("wide") == 1))
-                below = number[0] ^ (permute(both, both, 0x3210 | SIGN) & node[3])
-                TB.buffer_store(number, below, [0])
+        with TB.serial(0, tirx.truncdiv(offset[t + const(1)] - begin, const(unroll))) as some:
+            for i in range(unroll):
+                node = load4(frame.tables["record"], (begin + some * const(unroll) + const(i)) * const(4))
+                start = register(tirx.Cast("int32", node[0]) + frame.thread * const(4))
+                for j, number in enumerate(numbers):
+                    right = register(word(V, start + const(4 * j * frame.threads)) - node[1])
+                    both = register(right & _here(number[0], node[2], frame.signature.constant("wide") == 1))
+                    below = number[0] ^ (permute(both, both, 0x3210 | SIGN) & node[3])
+                    TB.buffer_store(number, below, [0])
         base = register(t << const(frame.signature.constant("bits")))
         for j, number in enumerate(numbers):
             for b in range(4):
-                leaf = (number[0] >> const(8 * b, "uint32")) & const(255, "uint32")
-                sink(t, 4 * j + b, register(base + tirx.Cast("int32", leaf)))
+                leaf = tirx.Cast("int32", permute(number[0], const(0, "uint32"), 0x4440 | b))
+                sink(t, 4 * j + b, register(base + leaf))
 
 
 def _here(number: Expr, a: Expr, wide: bool) -> Expr:
