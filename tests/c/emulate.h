@@ -24,9 +24,10 @@ static uchar *shared_memory;
 
 static const size_t STACK = 64 * 1024, GUARD = 4096;
 static const int WARP = 32;
-enum wait { RUNS, BLOCK, WARP_BARRIER, MMA, FINISHED };
+enum wait { RUNS, BLOCK, WARP_BARRIER, BALLOT, MMA, FINISHED };
 static ucontext_t scheduler, *contexts;
 static wait *waits; /* for what each thread waits */
+static bool given[1024]; /* to a ballot, by each thread */
 static void (*running)(void);
 
 static void wait_for(wait what) {
@@ -36,6 +37,16 @@ static void wait_for(wait what) {
 
 static void __syncthreads() { wait_for(BLOCK); }
 static void __syncwarp() { wait_for(WARP_BARRIER); }
+
+static unsigned __ballot_sync(unsigned lanes, int predicate) {
+    if (lanes != 0xffffffffu) abort();
+    given[threadIdx.x] = predicate != 0;
+    wait_for(BALLOT); /* for the others */
+    unsigned found = 0;
+    for (int lane = 0; lane < WARP; lane++) found |= (unsigned)given[threadIdx.x / WARP * WARP + lane] << lane;
+    wait_for(BALLOT); /* until they have read it */
+    return found;
+}
 
 static inline void wp_load4(unsigned *to, const unsigned *from) {
     if ((uintptr_t)from % 16 != 0) abort(); /* a GPU faults */
@@ -93,10 +104,10 @@ static void thread() {
     waits[threadIdx.x] = FINISHED;
 }
 
-/* Lets those of `count` threads go on, from `first` on, that all wait for the same of two things. */
-static bool release(int first, int count, wait one, wait other) {
+/* Lets `count` threads from `first` on go on, if all of them wait for the same, a block or something of a warp. */
+static bool release(int first, int count, bool of_block) {
     wait what = waits[first];
-    if (what != one && what != other) return false;
+    if (what == RUNS || what == FINISHED || (what == BLOCK) != of_block) return false;
     for (int t = first; t < first + count; t++)
         if (waits[t] != what) return false;
     for (int t = first; t < first + count; t++) waits[t] = RUNS;
@@ -133,9 +144,9 @@ static int emulate(void (*body)(void), int blocks, int threads, size_t shared_by
                         threadIdx.x = first + (backwards ? WARP - 1 - i : i);
                         if (waits[threadIdx.x] == RUNS) swapcontext(&scheduler, &contexts[threadIdx.x]);
                     }
-                } while (release(first, WARP, WARP_BARRIER, MMA));
+                } while (release(first, WARP, false));
             }
-            bool any = release(0, threads, BLOCK, BLOCK);
+            bool any = release(0, threads, true);
             ended = 0;
             for (int t = 0; t < threads; t++) ended += waits[t] == FINISHED;
             if (!any && ended < threads) wrong = -1;

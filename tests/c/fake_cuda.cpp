@@ -10,6 +10,7 @@
 
 static const size_t GUARD = 256;
 static std::map<uint64_t, size_t> memory;
+static std::map<void *, int> shared_bytes; /* that kernels asked for, as every GPU from sm_80 on grants them */
 static int modules, depth, launches, overrun, streams;
 static void *last_stream;
 static int waits;
@@ -52,6 +53,12 @@ int cuModuleGetFunction(void **function, void *module, const char *name) {
     snprintf(full, sizeof full, "run_%s", name);
     return (*function = dlsym(module, full)) ? 0 : NOT_FOUND;
 }
+int cuFuncSetAttribute(void *function, int attribute, int value) {
+    if (depth == 0) return NO_CONTEXT;
+    if (attribute != 8 || value < 0 || value > 99 * 1024) return INVALID_VALUE;
+    shared_bytes[function] = value;
+    return 0;
+}
 int cuMemAlloc_v2(uint64_t *address, size_t bytes) {
     if (depth == 0) return NO_CONTEXT;
     if (bytes == 0) return INVALID_VALUE;
@@ -88,7 +95,9 @@ int cuStreamSynchronize(void *) { waits++; return 0; }
 int cuLaunchKernel(void *function, unsigned blocks, unsigned, unsigned, unsigned threads, unsigned, unsigned,
                    unsigned shared, void *stream, void **parameters, void **) {
     if (depth == 0) return NO_CONTEXT;
-    if (blocks == 0 || threads == 0 || threads > 1024 || shared > 48 * 1024) return INVALID_VALUE;
+    auto asked = shared_bytes.find(function);
+    if (shared > (unsigned)(asked == shared_bytes.end() ? 48 * 1024 : asked->second)) return INVALID_VALUE;
+    if (blocks == 0 || threads == 0 || threads > 1024) return INVALID_VALUE;
     void *pointers[4];
     int64_t numbers[4];
     for (int i = 0; i < 4; i++) memcpy(&pointers[i], parameters[i], 8), memcpy(&numbers[i], parameters[4 + i], 8);

@@ -28,6 +28,8 @@ TEGRA = ("sm_87", "sm_101", "sm_110")
 """GPUs of Jetson and Drive, on which NVIDIA does not promise that cubins of other architectures run."""
 SCRATCH_BLOCKS = 8
 """Blocks for each multiprocessor where each needs scratch."""
+SHARED_BYTES, MAX_SHARED_BYTES = 48 * 1024, 8
+"""Shared memory of a block that a kernel need not ask for, and CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES."""
 COMPARED = 256
 """The first rows of a kernel that may be compared with what the CPU makes of them."""
 
@@ -136,6 +138,9 @@ def load(codes: Sequence[Code], launches: Mapping[str, Launch], blob: np.ndarray
         module = made("cuModuleLoadData", ctypes.cast(image, P))
         undo.callback(_drop, "cuModuleUnload", module)
         functions = {name: made("cuModuleGetFunction", module, name.encode()) for name in launches}
+        for name, how in launches.items():
+            if how.shared_bytes > SHARED_BYTES:
+                call("cuFuncSetAttribute", functions[name], MAX_SHARED_BYTES, how.shared_bytes)
         memory = made("cuMemAlloc_v2", max(blob.nbytes, 1))
         undo.callback(_drop, "cuMemFree_v2", memory)
         call("cuMemcpyHtoDAsync_v2", memory, blob.ctypes.data, blob.nbytes, None)

@@ -34,6 +34,7 @@ _FUNCTIONS: dict[str, list[Any]] = {
     "cuModuleLoadData": [_A, P],
     "cuModuleUnload": [P],
     "cuModuleGetFunction": [_A, P, ctypes.c_char_p],
+    "cuFuncSetAttribute": [P, _I, _I],
     "cuMemAlloc_v2": [_A, _Z],
     "cuMemFree_v2": [P],
     "cuMemAllocAsync": [_A, _Z, P],

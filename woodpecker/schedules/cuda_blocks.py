@@ -10,12 +10,13 @@ from tvm.script.ir_builder import tirx as TB
 
 from ..errors import StrategyError
 from ..relay_ops.predicate import Expr
+from ..runtime.cuda import SHARED_BYTES as SHARED_BYTES
 from . import cuda_columns
 from .cuda_tir import Frame, register, shared_view, synchronise, variable, view
 from .tir import const
 
-SHARED_BYTES = 48 * 1024
-"""Shared memory of a block that every GPU gives without being asked for more."""
+OPT_IN_BYTES = 99 * 1024
+"""What every GPU from sm_80 on gives a kernel that asks for it (CUDA C++ Programming Guide, compute capabilities)."""
 MAX_BLOCK_BYTES = 2**31 - 1
 """Places of a block are numbered by 32 bits."""
 

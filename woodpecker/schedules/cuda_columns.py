@@ -24,7 +24,10 @@ def fill(frame: Frame, row: Callable[[Expr], Expr]) -> None:
     """Fill V for all rows of the block: ``row`` maps its rows, `Frame.pitch` of them, to rows of X (int64)."""
     n_columns, n_numeric = frame.scalar("n_columns"), frame.scalar("n_numeric")
     if RANKED in frame.signature.flags:
-        _columns(frame, row, const(0), n_columns, _packed_rank)
+        categories = "categories" in frame.signature.flags
+        _columns(frame, row, const(0), n_numeric if categories else n_columns, _packed_rank)
+        if categories:
+            _columns(frame, row, n_numeric, n_columns - n_numeric, _packed_category)
         return
     _columns(frame, row, const(0), n_numeric, numeric)
     if "categories" in frame.signature.flags:
@@ -61,9 +64,9 @@ def each_value(
     use: Callable[[Expr, Expr, Expr, Expr], None],
 ) -> None:
     """Emit ``use(column, row of the block, x, whether x is missing)`` for the values of ``count`` columns from
-    ``begin`` on, of ``rows`` rows: one, or a multiple of the threads."""
+    ``begin`` on, of ``rows`` rows: one, or so many that a quarter of the threads divides them, by a power of two."""
     threads = frame.threads
-    # A lone row has all threads beside each other; else the block has a thread for every row, or for every few.
+    # A lone row has all threads beside each other; else the block has up to four threads for a row, or one for a few.
     width = threads if rows == 1 else TOGETHER
     turns = width * rows // threads
     steps = tirx.truncdiv(count + const(width - 1), const(width)) * const(turns)
@@ -102,8 +105,20 @@ def _packed_rank(frame: Frame, column: Expr, x: Expr, missing: Expr) -> Expr:
     return cuda_ranks.rank(frame, column, register(numeric(frame, column, x, missing)))
 
 
+def _packed_category(frame: Frame, column: Expr, x: Expr, missing: Expr) -> Expr:
+    return tirx.Cast(cuda_ranks.dtype_of_ranks(frame), _category(frame, column, x, missing))
+
+
 def _rank(frame: Frame, column: Expr, x: Expr, missing: Expr) -> Expr:
     """The bits of the rank of a category."""
+    rank = _category(frame, column, x, missing)
+    # A register, because the bits of a value are taken through its address.
+    bits = register(tirx.Cast("int64", rank)) if frame.value_dtype == "float64" else rank
+    return tirx.reinterpret(frame.value_dtype, bits)
+
+
+def _category(frame: Frame, column: Expr, x: Expr, missing: Expr) -> Expr:
+    """The rank of a category."""
     tables = frame.tables
     offset = tables["rank_offset"]
     bound = tables["rank_bound32" if frame.value_dtype == "float32" else "rank_bound64"]
@@ -111,7 +126,4 @@ def _rank(frame: Frame, column: Expr, x: Expr, missing: Expr) -> Expr:
     start = register(offset[place])
     size = register(offset[place + const(1)] - start)
     rank = cuda_ranks.below(frame, bound, start, size, x)
-    final = register(tirx.Select(missing, size + const(1), rank))
-    # A register, because the bits of a value are taken through its address.
-    bits = register(tirx.Cast("int64", final)) if frame.value_dtype == "float64" else final
-    return tirx.reinterpret(frame.value_dtype, bits)
+    return register(tirx.Select(missing, size + const(1), rank))

@@ -12,6 +12,8 @@ from ..predicates import Canonical
 
 ISSUED = 4
 """Instructions of a warp that a multiprocessor issues in a cycle."""
+SHARED_BYTES = 228 * 1024
+"""Shared memory of a multiprocessor of sm_90, of which a block takes 1 KiB for itself."""
 WARP, LINE = 32, 128
 """Rows that go together; bytes of a line of the first-level cache, which serves one a cycle."""
 RANK_STEP, RECORD_STEP, CATEGORY_STEP = 10.5, 17.0, 12.0

@@ -59,16 +59,28 @@ def with_ranks(canonical: Canonical, layout: Layout, nbytes: int, threads: int, 
     leaf = forest.kind[inner] == LEAF
     node = np.where(leaf, ALWAYS_LEFT, place << 16 | k).astype(np.uint32)
     tables = {name: table for name, table in layout.tables.items() if name not in ("node", "bound64")}
-    tables |= {
-        "packed": np.pad(node, ((0, 0), (1, 0))).reshape(-1),
+    tables["packed"] = np.pad(node, ((0, 0), (1, 0))).reshape(-1)
+    own = Layout(layout.scalars, tables, {**layout.constants, "walks": walks}, layout.flags)
+    return own | ranks(canonical, nbytes, threads)
+
+
+def ranks(canonical: Canonical, nbytes: int, pitch: int) -> Layout:
+    """The tables of ranks.
+
+    Args:
+        canonical: The forest.
+        nbytes: Bytes of a rank, 1 or 2.
+        pitch: Rows whose ranks stand beside each other.
+    """
+    columns = canonical.columns
+    tables = {
         "rank_from": columns.bound_offset.astype(np.int32),
         "rank_edge32": np.append(columns.bound32, np.float32(0)),
     }
-    if forest.input_dtype == "float64":
+    if canonical.forest.input_dtype == "float64":
         tables["rank_edge64"] = np.append(columns.bound64, 0.0)
     steps = int(np.diff(columns.bound_offset).max(initial=0)).bit_length()
-    scalars = {**layout.scalars, "rank_steps": steps}
-    return Layout(scalars, tables, {**layout.constants, "rank_bytes": nbytes, "walks": walks}, layout.flags | {RANKED})
+    return Layout({"rank_steps": steps}, tables, {"rank_bytes": nbytes, "rank_pitch": pitch}, frozenset({RANKED}))
 
 
 def row_bytes(n_columns: int, nbytes: int) -> int:
@@ -79,17 +91,17 @@ def row_bytes(n_columns: int, nbytes: int) -> int:
 def place(frame: Frame, column: Expr, row: Expr) -> Expr:
     """Where the rank of a column for a row of the block stands in V."""
     together = 4 // frame.signature.constant("rank_bytes")
-    word = tirx.truncdiv(column, const(together)) * const(frame.threads) + row
+    word = tirx.truncdiv(column, const(together)) * const(frame.signature.constant("rank_pitch")) + row
     return word * const(together) + tirx.truncmod(column, const(together))
 
 
 def rank(frame: Frame, column: Expr, x: Expr) -> Expr:
-    """The rank of a value in which missing ones are filled in."""
+    """The rank of a value of a numeric column in which missing ones are filled in."""
     tables = frame.tables
     start = register(tables["rank_from"][column])
     size = register(tables["rank_from"][column + const(1)] - start)
     found = below(frame, tables["rank_edge32" if frame.value_dtype == "float32" else "rank_edge64"], start, size, x)
-    return tirx.Cast(_dtype(frame), tirx.Select(tirx.isnan(x), size, found))
+    return tirx.Cast(dtype_of_ranks(frame), tirx.Select(tirx.isnan(x), size, found))
 
 
 def below(frame: Frame, bound: object, start: Expr, size: Expr, x: Expr) -> Expr:
@@ -103,13 +115,13 @@ def below(frame: Frame, bound: object, start: Expr, size: Expr, x: Expr) -> Expr
     return found[0]
 
 
-def _dtype(frame: Frame) -> str:
+def dtype_of_ranks(frame: Frame) -> str:
     return "uint8" if frame.signature.constant("rank_bytes") == 1 else "uint16"
 
 
 def dtype_of_values(frame: Frame) -> str:
     """The dtype of V."""
-    return _dtype(frame) if RANKED in frame.signature.flags else frame.value_dtype
+    return dtype_of_ranks(frame) if RANKED in frame.signature.flags else frame.value_dtype
 
 
 def walk(frame: Frame, trees: Sequence[Expr], row: Expr) -> list[Expr]:

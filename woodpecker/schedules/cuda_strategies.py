@@ -17,7 +17,16 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import cuda_gemm, cuda_perfect_tree_traversal, cuda_scan, cuda_tree_traversal
+from . import cuda_bitslice, cuda_gemm, cuda_perfect_tree_traversal, cuda_scan, cuda_tree_traversal
 
-STRATEGIES: dict[str, ModuleType] = {m.NAME: m for m in (cuda_perfect_tree_traversal, cuda_tree_traversal, cuda_gemm, cuda_scan)}
+STRATEGIES: dict[str, ModuleType] = {
+    module.NAME: module
+    for module in (
+        cuda_perfect_tree_traversal,
+        cuda_tree_traversal,
+        cuda_bitslice,
+        cuda_scan,
+        cuda_gemm,
+    )
+}
 WALKING = {name: module for name, module in STRATEGIES.items() if name == module.FEW}
