@@ -72,7 +72,9 @@ def cycles(canonical: Canonical, options: Mapping[str, int]) -> float:
     forest, of = canonical.forest, cuda_gemm_tables.shape(canonical)
     groups, blocks = -(-forest.n_trees // TREES), of.units * of.tiles
     values = VALUE * TREES * (forest.n_outputs - 1 if forest.vector_leaves else 0)
-    instructions = cuda_bytes.instructions(canonical) + groups * (blocks * (of.tiles * PRODUCT + COLUMNS) + GROUP + values)
+    instructions = cuda_bytes.instructions(canonical) + groups * (
+        blocks * (of.tiles * PRODUCT + COLUMNS) + GROUP + values
+    )
     products = groups * blocks * (of.tiles * 8 + 2)
     return max(instructions / cuda_cost.ISSUED, products * PRODUCT_CYCLES) / cuda_cost.WARP
 

@@ -1,13 +1,13 @@
 """CUDA kernels of strategies that find the leaves of many rows together: byte columns, leaves, sums.
 
-    raw(X, out, scratch, model, ...):               # R rows a block
-        for block of R rows:
-            V[q, r] = byte columns of the block     # in shared memory, by all threads: cuda_bytes
-            for each row r of the thread:           acc[r, k] = base_score[k]
-            for group of trees:
-                p = leaf positions of the thread's rows         # the strategy
-                acc[r, output[t]] += value[p[r, t]], tree by tree
-            for each row r of the thread:           out[r] = acc[r] / divisor
+raw(X, out, scratch, model, ...):               # R rows a block
+    for block of R rows:
+        V[q, r] = byte columns of the block     # in shared memory, by all threads: cuda_bytes
+        for each row r of the thread:           acc[r, k] = base_score[k]
+        for group of trees:
+            p = leaf positions of the thread's rows         # the strategy
+            acc[r, output[t]] += value[p[r, t]], tree by tree
+        for each row r of the thread:           out[r] = acc[r] / divisor
 """
 
 from __future__ import annotations
@@ -113,7 +113,6 @@ Open = Callable[[str, str | None], Any]
 """(dtype, scalar with an offset in bytes) -> a view of what the block keeps."""
 RowOf = Callable[[Expr], Expr]
 """Row of the block -> row of X."""
-
 
 
 def emit(

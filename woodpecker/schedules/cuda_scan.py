@@ -38,7 +38,9 @@ FEW = None
 OPTIONS = {
     "cuda_threads": Option(0, 0, 1024, "threads of a block, a power of two from 32 on; 0: as many as its memory holds"),
     "cuda_words": Option(2, 1, 4, "words of four rows that a thread has"),
-    "cuda_unroll": Option(0, 0, 8, "nodes that are applied between two branches, to which trees are padded; 0: by the forest"),
+    "cuda_unroll": Option(
+        0, 0, 8, "nodes that are applied between two branches, to which trees are padded; 0: by the forest"
+    ),
 }
 NODE, WORD_NODE, WIDE_NUMBERS, BRANCH = 4.0, 7.0, 1.0, 5.0
 TREE, ROW_TREE = 30.0, 6.0
