@@ -42,7 +42,8 @@ OPTIONS = {
         0, 0, 8, "nodes that are applied between two branches, to which trees are padded; 0: by the forest"
     ),
 }
-OF_CPUS = tuple("node_offset node_column node_test heap_offset heap_levels member_offset member set_flip code".split())
+OF_CPUS: tuple[str, ...] = ("node_offset", "node_column", "node_test", "heap_offset", "heap_levels")
+OF_CPUS += ("member_offset", "member", "set_flip", "code")
 """Tables that only CPUs read."""
 NODE, WORD_NODE, WIDE_NUMBERS, BRANCH = 4.0, 7.0, 1.0, 5.0
 TREE, ROW_TREE = 30.0, 6.0
