@@ -18,6 +18,8 @@ from .cuda_support import cuda_c, prepared, skip_without_nvrtc
 from .gallery import FORESTS, rows
 from .support import assert_bits_equal
 from .test_cuda import PAIRS, RANKED
+from .test_cuda_bitslice import SERVED
+from .test_cuda_many import PAIRS as OF_BATCHES
 
 pytestmark = pytest.mark.gpu
 
@@ -34,13 +36,23 @@ def gpu():
 @pytest.mark.parametrize("together", [1, 4])
 @pytest.mark.parametrize(("name", "strategy"), [*PAIRS, *((name, "ranks") for name in RANKED)])
 def test_exact(gpu, name, strategy, together):
-    """Few rows, rows of one block and more, and so many that rows get threads; as cubin, and as PTX that the driver
-    compiles."""
     forest = FORESTS[name]()
     if strategy == "ranks":
         made = prepared(forest, "perfect_tree_traversal", ranks=1, trees=together)
     else:
         made = prepared(forest, strategy, trees=together)
+    assert_exact(gpu, made)
+
+
+@pytest.mark.parametrize(("name", "strategy"), [*((name, "bitslice") for name in SERVED), *OF_BATCHES])
+def test_strategies_of_batches(gpu, name, strategy):
+    assert_exact(gpu, prepared(FORESTS[name](), strategy))
+
+
+def assert_exact(gpu, made):
+    """Few rows, rows of one block and more, and so many that rows get threads; as cubin, and as PTX that the driver
+    compiles."""
+    forest = made.forest
     text = cuda_c(made.signatures)
     codes = [build_cuda.assemble(text, gpu.arch), build_cuda.assemble(text, "sm_80", "ptx")]
     many = runtime.FEW_ROWS * gpu.multiprocessors + 77

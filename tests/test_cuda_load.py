@@ -19,7 +19,7 @@ from woodpecker.runtime import cuda_driver, cuda_model, loader
 from woodpecker.runtime.format import FORMAT
 from woodpecker.runtime.loader import read_header
 from woodpecker.schedules import cuda_perfect_tree_traversal, cuda_plan
-from woodpecker.schedules.cuda_strategies import STRATEGIES
+from woodpecker.schedules.cuda_strategies import STRATEGIES, WALKING
 
 from . import cupy_like
 from .cuda_support import ARCHS, compiled, emulated_gpu, state, three_classes
@@ -227,8 +227,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("given", "message"),
         [
-            (dict(strategy="scan"), "'scan' is not there for CUDA yet; for CUDA there are bitslice, perfect_tree_trav"),
-            (dict(strategy="depth_rule"), "'depth_rule' is not there for CUDA yet"),
+            (dict(strategy="depth_rule"), "'depth_rule' is not there for CUDA yet; for CUDA there are bitslice, gemm"),
             (dict(strategy="nonesuch"), "'nonesuch' is unknown; for CUDA there are"),
             (dict(cuda_trees=2), "strategy='auto' takes no options, found cuda_trees"),
             (dict(strategy="tree_traversal", cuda_threads=48), "must be 0 or a power of two from 32 to 1024, found 48"),
@@ -248,7 +247,10 @@ class TestPlan:
     def test_uneven_trees_are_not_padded(self):
         """A path of 18 nodes has 19 leaves, padded 2**18."""
         step = cuda_plan.make_plan(canonicalise(chain(18, trees=3)), "auto", {})
-        assert step.strategy == "tree_traversal" and set(step.considered) == set(STRATEGIES)
+        assert step.strategy == "scan" and set(step.considered) == set(STRATEGIES)
+        walks = {name: step.considered[name] for name in WALKING}
+        assert walks["tree_traversal"] < walks["perfect_tree_traversal"]
+        assert step.considered["scan"] * cuda_plan.MARGIN < walks["tree_traversal"]
         refused = cuda_plan.make_plan(canonicalise(chain(25)), "auto", {})
         assert "the limit is depth 20" in str(refused.considered["perfect_tree_traversal"])
         with pytest.raises(StrategyError, match="can't serve this forest: a tree of depth 25 would be padded"):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from woodpecker import reference
+from woodpecker import build_cuda, reference
 from woodpecker.errors import StrategyError
 from woodpecker.forest import Forest
 from woodpecker.nested import from_nested
@@ -18,10 +18,11 @@ from woodpecker.relay_ops.options import resolve
 from woodpecker.schedules import cuda, cuda_blocks, cuda_gemm, cuda_gemm_tables, cuda_many, cuda_plan, cuda_scan
 from woodpecker.schedules.cuda_strategies import STRATEGIES, WALKING
 
-from .cuda_support import ORDERS, cuda_c, emulated, prepared, run
+from .cuda_support import ORDERS, cuda_c, emulated, prepared, run, skip_without_nvrtc
 from .gallery import FORESTS, chain, leaf, rows, split
-from .support import assert_bits_equal, bits
+from .support import assert_bits_equal, bits, in_turn
 from .test_cuda import assert_exact
+from .test_cuda_code import INEXACT, MAX_STACK, UNROUNDED, used
 from .test_kernel_lint import key, lint, nodes
 
 MANY = ("scan", "gemm")
@@ -41,7 +42,9 @@ def one_sided(length: int) -> Forest:
 
 def pieces() -> Forest:
     """Columns of as many bounds as a piece has, of one more, and of two pieces and one more."""
-    stumps = [split(f, i - n // 2 - 0.5, leaf(0.1 * i), leaf(-f)) for f, n in enumerate((127, 128, 255)) for i in range(n)]
+    stumps = [
+        split(f, i - n // 2 - 0.5, leaf(0.1 * i), leaf(-f)) for f, n in enumerate((127, 128, 255)) for i in range(n)
+    ]
     return from_nested(stumps, 3, dtype=np.float32)
 
 
@@ -233,6 +236,30 @@ def test_tir_of_kernels(name, strategy):
         assert lint(function) == [], entry
         literals = {float(node.value) for node, _ in nodes(function.body) if key(node) == "ir.FloatImm"}
         assert literals <= {0.0, -np.inf}, entry
+
+
+MAX_REGISTERS = {"scan": 64, "gemm": 80}
+"""Products of 32 rows by 32 columns take 32 of them; the next ones are on their way."""
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [pytest.param(*pair, marks=() if pair == ("stumps", "gemm") else pytest.mark.full) for pair in PAIRS],
+)
+def test_kernels_assemble(name, strategy):
+    skip_without_nvrtc()
+    text = cuda_c(prepared(FORESTS[name](), strategy).signatures)
+    for arch in in_turn(("sm_80", "sm_90"), name + strategy):
+        for kernel, needs in used(build_cuda.assemble(text, arch).image).items():
+            assert 8 <= needs.registers <= MAX_REGISTERS[strategy], f"{arch} {kernel}: {needs}"
+            assert needs.stack <= MAX_STACK, f"{arch} {kernel}: {needs}"
+            assert needs.shared <= 1024, f"{arch} {kernel}: {needs}"
+    ptx = build_cuda.assemble(text, "sm_80", "ptx").image.decode()
+    assert INEXACT.findall(ptx) == UNROUNDED.findall(ptx) == []
+    assert ("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32" in ptx) is (strategy == "gemm")
+    # At least: a kernel's code may be there twice.
+    assert len(re.findall(r"\bbar\.warp\.sync", ptx)) >= (4 if strategy == "gemm" else 0)
+    assert "ld.global.nc.v4.u32" in ptx
 
 
 class TestPlan:

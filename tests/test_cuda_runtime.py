@@ -183,11 +183,11 @@ def test_the_benchmark_script(broken, fake, tmp_path, monkeypatch, capsys):
     way = dict(strategy="perfect_tree_traversal", cuda_threads=32, **ALONE["perfect_tree_traversal"])
     monkeypatch.setattr(gpu, "SHAPES", (shape,))
     monkeypatch.setattr(gpu, "NEAR", 50)
-    monkeypatch.setattr(gpu, "ways", lambda every: [("ranks", way), ("refused", dict(strategy="gemm"))])
+    monkeypatch.setattr(gpu, "ways", lambda every: [("ranks", way), ("refused", dict(strategy="depth_rule"))])
     folder = tmp_path / "made"
     with emulated_build(tmp_path, lambda text: text.replace(" <= ", " < ") if broken else text):
         assert gpu.main(["make", str(folder), "--cache", str(tmp_path)]) == 0
-    assert "toy, refused: strategy 'gemm' is not there for CUDA yet" in capsys.readouterr().out
+    assert "toy, refused: strategy 'depth_rule' is not there for CUDA yet" in capsys.readouterr().out
     command = [sys.executable, "-c", RUN, str(fake), str(folder), str(tmp_path / "gpu.jsonl")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
     assert done.returncode == int(broken), done.stderr

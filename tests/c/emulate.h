@@ -27,7 +27,7 @@ static const int WARP = 32;
 enum wait { RUNS, BLOCK, WARP_BARRIER, BALLOT, MMA, FINISHED };
 static ucontext_t scheduler, *contexts;
 static wait *waits; /* for what each thread waits */
-static unsigned ballots[2][32]; /* of each warp, of two in turn */
+static bool given[1024]; /* to a ballot, by each thread */
 static void (*running)(void);
 
 static void wait_for(wait what) {
@@ -38,16 +38,14 @@ static void wait_for(wait what) {
 static void __syncthreads() { wait_for(BLOCK); }
 static void __syncwarp() { wait_for(WARP_BARRIER); }
 
-static bool turn[1024];
-
 static unsigned __ballot_sync(unsigned lanes, int predicate) {
     if (lanes != 0xffffffffu) abort();
-    int warp = threadIdx.x / WARP;
-    bool odd = turn[threadIdx.x] = !turn[threadIdx.x];
-    unsigned mine = 1u << threadIdx.x % WARP;
-    ballots[odd][warp] = (ballots[odd][warp] & ~mine) | (predicate ? mine : 0);
-    wait_for(BALLOT); /* for the votes of the others */
-    return ballots[odd][warp];
+    given[threadIdx.x] = predicate != 0;
+    wait_for(BALLOT); /* for the others */
+    unsigned found = 0;
+    for (int lane = 0; lane < WARP; lane++) found |= (unsigned)given[threadIdx.x / WARP * WARP + lane] << lane;
+    wait_for(BALLOT); /* until they have read it */
+    return found;
 }
 
 static inline void wp_load4(unsigned *to, const unsigned *from) {
@@ -79,6 +77,7 @@ static inline unsigned wp_permute(unsigned a, unsigned b, unsigned selector) {
 /* mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32, d += a b, with the fragments that PTX documents: byte i of a thread's
    16 of a, row-major, of its 8 of b, column-major, and its i-th of 4 numbers of d. */
 static signed char matrix_a[2][32][16][32], matrix_b[2][32][32][8]; /* of each warp, of two products in turn */
+static bool turn[1024];
 
 static void wp_mma_s8(int *d, const unsigned *a, const unsigned *b) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = lane >> 2, in_group = lane & 3;
@@ -105,10 +104,10 @@ static void thread() {
     waits[threadIdx.x] = FINISHED;
 }
 
-/* Lets `count` threads go on, from `first` on, if all wait for the same of these things. */
-static bool release(int first, int count, wait from, wait to) {
+/* Lets `count` threads from `first` on go on, if all of them wait for the same, a block or something of a warp. */
+static bool release(int first, int count, bool of_block) {
     wait what = waits[first];
-    if (what < from || what > to) return false;
+    if (what == RUNS || what == FINISHED || (what == BLOCK) != of_block) return false;
     for (int t = first; t < first + count; t++)
         if (waits[t] != what) return false;
     for (int t = first; t < first + count; t++) waits[t] = RUNS;
@@ -145,9 +144,9 @@ static int emulate(void (*body)(void), int blocks, int threads, size_t shared_by
                         threadIdx.x = first + (backwards ? WARP - 1 - i : i);
                         if (waits[threadIdx.x] == RUNS) swapcontext(&scheduler, &contexts[threadIdx.x]);
                     }
-                } while (release(first, WARP, WARP_BARRIER, MMA));
+                } while (release(first, WARP, false));
             }
-            bool any = release(0, threads, BLOCK, BLOCK);
+            bool any = release(0, threads, true);
             ended = 0;
             for (int t = 0; t < threads; t++) ended += waits[t] == FINISHED;
             if (!any && ended < threads) wrong = -1;

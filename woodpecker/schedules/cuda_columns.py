@@ -64,9 +64,9 @@ def each_value(
     use: Callable[[Expr, Expr, Expr, Expr], None],
 ) -> None:
     """Emit ``use(column, row of the block, x, whether x is missing)`` for the values of ``count`` columns from
-    ``begin`` on, of ``rows`` rows: one, or a multiple of the threads."""
+    ``begin`` on, of ``rows`` rows: one, or so many that a quarter of the threads divides them, by a power of two."""
     threads = frame.threads
-    # A lone row has all threads beside each other; else there are some threads for each row, or some rows for each.
+    # A lone row has all threads beside each other; else the block has up to four threads for a row, or one for a few.
     width = threads if rows == 1 else TOGETHER
     turns = width * rows // threads
     steps = tirx.truncdiv(count + const(width - 1), const(width)) * const(turns)

@@ -9,8 +9,8 @@
 
 These are the products of `relay_ops.gemm`: features are gathered, and the leaf's number looks its value up, so that a
 row's sum stays in order. Products are `mma.sync` of PTX, 16 rows by 32 by 8 columns: eight groups of four threads, each
-group two rows of a product, so four rows of the warp, which are the bytes of a word. What a thread holds of D is what it
-has to hold of W, if leaves are taken in the order of `cuda_gemm_tables`; only the numbers go through memory, to the
+group two rows of a product, so four rows of the warp, which are the bytes of a word. What a thread holds of D is what
+it has to hold of W, if leaves are taken in the order of `cuda_gemm_tables`; only the numbers go through memory, to the
 thread that sums the row. Hummingbird's "GEMM" (Nakandala et al., OSDI 2020).
 """
 
@@ -46,8 +46,8 @@ OPTIONS = {
 MAX_LEAVES = 128
 """Leaf numbers are signed bytes."""
 PRODUCT, COLUMNS, GROUP = 65.0, 43.0, 75.0
-"""Instructions of a warp, counted in the code for sm_90: tests of 32 nodes and their products with 32 leaves, what these
-leaves cost besides, and what a group of trees does."""
+"""Instructions of a warp, counted in the code for sm_90: tests of 32 nodes and their products with 32 leaves, what
+these leaves cost besides, and what a group of trees does."""
 VALUE = 6.0
 """What one more value of a leaf costs a row."""
 PRODUCT_CYCLES = 2.0
@@ -72,7 +72,9 @@ def cycles(canonical: Canonical, options: Mapping[str, int]) -> float:
     forest, of = canonical.forest, cuda_gemm_tables.shape(canonical)
     groups, blocks = -(-forest.n_trees // TREES), of.units * of.tiles
     values = VALUE * TREES * (forest.n_outputs - 1 if forest.vector_leaves else 0)
-    instructions = cuda_bytes.instructions(canonical) + groups * (blocks * (of.tiles * PRODUCT + COLUMNS) + GROUP + values)
+    instructions = cuda_bytes.instructions(canonical) + groups * (
+        blocks * (of.tiles * PRODUCT + COLUMNS) + GROUP + values
+    )
     products = groups * blocks * (of.tiles * 8 + 2)
     return max(instructions / cuda_cost.ISSUED, products * PRODUCT_CYCLES) / cuda_cost.WARP
 

@@ -6,7 +6,7 @@ whose entries count for each leaf the nodes that it lies right of. So with S = -
     sum over places i of  S[i] * M[i, l]        M[i, l] = -1 where leaf l lies right of node i, 1 where left, else 0
 
 is 0 for the leaf that the row is in, and less for all others: minus the tests on the way to it that go the other way.
-Trees are padded to L = 4, 8, 16 or a multiple of 32 leaves, and as many as there is room for share a matrix of 32 by 32.
+Trees are padded to L = 4, 8, 16 or a multiple of 32 leaves, and as many as have room share a matrix of 32 by 32.
 """
 
 from __future__ import annotations

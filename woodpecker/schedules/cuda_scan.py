@@ -38,12 +38,17 @@ FEW = None
 OPTIONS = {
     "cuda_threads": Option(0, 0, 1024, "threads of a block, a power of two from 32 on; 0: as many as its memory holds"),
     "cuda_words": Option(2, 1, 4, "words of four rows that a thread has"),
-    "cuda_unroll": Option(0, 0, 8, "nodes that are applied between two branches, to which trees are padded; 0: by the forest"),
+    "cuda_unroll": Option(
+        0, 0, 8, "nodes that are applied between two branches, to which trees are padded; 0: by the forest"
+    ),
 }
+OF_CPUS: tuple[str, ...] = ("node_offset", "node_column", "node_test", "heap_offset", "heap_levels")
+OF_CPUS += ("member_offset", "member", "set_flip", "code")
+"""Tables that only CPUs read."""
 NODE, WORD_NODE, WIDE_NUMBERS, BRANCH = 4.0, 7.0, 1.0, 5.0
 TREE, ROW_TREE = 30.0, 6.0
-"""Instructions, counted in the code for sm_90: of a node, for each word of it, what a word costs more where leaf numbers
-have eight bits, and of a branch; of a tree, and for each row of it."""
+"""Instructions, counted in the code for sm_90: of a node, for each word of it, what a word costs more where leaf
+numbers have eight bits, and of a branch; of a tree, and for each row of it."""
 
 
 def space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
@@ -72,9 +77,7 @@ def lay_out(canonical: Canonical, options: Mapping[str, int]) -> Layout:
     Raises:
         StrategyError: a block of rows would not fit into memory that 32 bits reach.
     """
-    of_cpu = ("node_offset", "node_column", "node_test", "piece", "heap_offset", "heap_levels")
-    of_cpu = (*of_cpu, "member_offset", "member", "set_flip", "code")
-    _, layout = cuda_many.tables(canonical, NAME, of_cpu)
+    _, layout = cuda_many.tables(canonical, NAME, OF_CPUS)
     words, threads = options["cuda_words"], options["cuda_threads"]
     sizes = (threads,) if threads else cuda_many.THREADS
     shape, places = cuda_many.place(canonical, layout, [Shape(n, 4 * words, 4 * words * n) for n in sizes])

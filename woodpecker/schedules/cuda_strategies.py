@@ -25,8 +25,8 @@ STRATEGIES: dict[str, ModuleType] = {
         cuda_perfect_tree_traversal,
         cuda_tree_traversal,
         cuda_bitslice,
-        cuda_gemm,
         cuda_scan,
+        cuda_gemm,
     )
 }
 WALKING = {name: module for name, module in STRATEGIES.items() if name == module.FEW}
