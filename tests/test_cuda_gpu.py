@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from .cuda_support import cuda_c, prepared, skip_without_nvrtc
 from .gallery import FORESTS, rows
 from .support import assert_bits_equal
 from .test_cuda import PAIRS, RANKED
+from .test_cuda_bitslice import SERVED
 
 pytestmark = pytest.mark.gpu
 
@@ -32,13 +34,15 @@ def gpu():
 
 
 @pytest.mark.parametrize("together", [1, 4])
-@pytest.mark.parametrize(("name", "strategy"), [*PAIRS, *((name, "ranks") for name in RANKED)])
+@pytest.mark.parametrize(("name", "strategy"), [*PAIRS, *product(RANKED, ["ranks"]), *product(SERVED, ["bitslice"])])
 def test_exact(gpu, name, strategy, together):
     """Few rows, rows of one block and more, and so many that rows get threads; as cubin, and as PTX that the driver
     compiles."""
     forest = FORESTS[name]()
     if strategy == "ranks":
         made = prepared(forest, "perfect_tree_traversal", ranks=1, trees=together)
+    elif strategy == "bitslice":
+        made = prepared(forest, strategy, words=together)
     else:
         made = prepared(forest, strategy, trees=together)
     text = cuda_c(made.signatures)
