@@ -43,7 +43,7 @@ AUTO = "auto"
 
 
 def ways(every: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name, arguments of `compile`) of the plan by estimates, or of all ways to walk that are worth a measurement."""
+    """(name, arguments of `compile`) of the plan by estimates, or of all ways that are worth a measurement."""
     yield AUTO, {}
     for threads in (0, 256) if every else ():
         for trees in (1, 2, 4):
@@ -53,6 +53,8 @@ def ways(every: bool) -> Iterator[tuple[str, dict[str, Any]]]:
             for ranks, name in ((1, "ranks"), (0, "perfect_tree_traversal")):
                 given = dict(strategy="perfect_tree_traversal", cuda_ranks=ranks, **options)
                 yield f"{name}, {some}", given
+    for words in (0, 1, 2, 4) if every else ():
+        yield f"bitslice, {words or 'default'} words", dict(strategy="bitslice", cuda_words=words)
 
 
 def make(folder: Path, shapes: Sequence[Shape], cache: Path, target: Any, every: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import numpy as np
 import pytest
@@ -34,17 +35,19 @@ def gpu():
 
 
 @pytest.mark.parametrize("together", [1, 4])
-@pytest.mark.parametrize(("name", "strategy"), [*PAIRS, *((name, "ranks") for name in RANKED)])
+@pytest.mark.parametrize(("name", "strategy"), [*PAIRS, *product(RANKED, ["ranks"]), *product(SERVED, ["bitslice"])])
 def test_exact(gpu, name, strategy, together):
     forest = FORESTS[name]()
     if strategy == "ranks":
         made = prepared(forest, "perfect_tree_traversal", ranks=1, trees=together)
+    elif strategy == "bitslice":
+        made = prepared(forest, strategy, words=together)
     else:
         made = prepared(forest, strategy, trees=together)
     assert_exact(gpu, made)
 
 
-@pytest.mark.parametrize(("name", "strategy"), [*((name, "bitslice") for name in SERVED), *OF_BATCHES])
+@pytest.mark.parametrize(("name", "strategy"), OF_BATCHES)
 def test_strategies_of_batches(gpu, name, strategy):
     assert_exact(gpu, prepared(FORESTS[name](), strategy))
 

@@ -4,26 +4,12 @@
         V = ranks of its columns; M = masks of all tests            # cuda_columns, cuda_masks
         for group of trees, as many as threads:
             tree t = thread:                                        # for a word of 64 or 32 rows after the other
-                planes of the leaf number = bits(root)              # in registers
-                N[word, .., t] = the planes transposed: a byte a row
+                N[word, .., t] = leaf numbers                       # cuda_circuits
             row r = thread:
                 for t in the group:     acc[output[t]] += value[t, N[row, t]]
         out[block] = acc / divisor
 
-    bits(node) = [right ^ (mask & (left ^ right)) for each bit of bits(left child), bits(right child)], mask
-
-Trees deeper than UNROLLED levels are done by a loop over their lowest subtrees, which keeps code and registers few:
-
-    for subtree s:
-        reached = and, over the nodes above it, of mask or ~mask: the rows that get there
-        plane |= reached & bit, for each bit of bits(root of s), and for each bit of s
-
-The trees are padded to perfect ones, as in `relay_ops.bitslice`: mask rows are all that differs between threads of a
-warp. They stand in the order in which they are needed, left child, right child, node, four 16-bit row numbers
-to a word, 32 trees beside each other, so that a warp reads whole lines. A row's sum is that of one thread, in order.
-
-The planes of 32 rows become bytes in three steps of swaps between registers (Warren, Hacker's Delight, 7-3, on the four
-8 x 8 bit matrices that eight registers hold at once): byte b of register k is the leaf number of row 8 b + k.
+A row's sum is that of one thread, in order.
 """
 
 from __future__ import annotations
@@ -39,14 +25,15 @@ from tvm.script.ir_builder import tirx as TB
 from ..forest import LEAF
 from ..layout import Layout
 from ..predicates import Canonical
-from ..relay_ops import aggregate, bitslice, numbered, predicate
+from ..relay_ops import aggregate, bitslice, predicate
 from ..relay_ops.options import Option
 from ..relay_ops.perfect_tree_traversal import heap
 from ..relay_ops.predicate import Expr
 from ..runtime.cuda import Launch
 from ..runtime.format import round_up
-from . import cuda_blocks, cuda_cost, cuda_masks, cuda_ranks
+from . import cuda_blocks, cuda_circuits, cuda_cost, cuda_masks, cuda_ranks
 from .cuda_blocks import blocks, fill
+from .cuda_circuits import BYTES
 from .cuda_masks import WARP
 from .cuda_sums import each, each_value, store
 from .cuda_tir import Frame, register, synchronise, variable
@@ -56,6 +43,7 @@ NAME = bitslice.NAME
 FEW = None
 MAX_DEPTH = 8
 """Leaf numbers are bytes."""
+MAX_LEAVES = 2**24
 MAX_ROWS = 256
 OPTIONS = {
     "cuda_words": Option(0, 0, MAX_ROWS // WARP, "words of 32 rows of a block, a power of two; 0: by the forest"),
@@ -65,8 +53,6 @@ ROWS, THREADS = (32, 64, 128), (128, 256)
 """Of a block, among which the estimate chooses."""
 TOGETHER = 4
 """Trees whose leaf values a row loads before it adds them: loads that wait for each other would take their latency."""
-UNROLLED = 5
-"""Levels of the subtrees whose planes stay in registers; those of deeper trees are done in a loop over subtrees."""
 NODE, SUBTREE, NUMBERS, ADD = 6.4, 24.0, 130.0, 5.4
 """Instructions, counted in the code for sm_90: of a warp for a node, a subtree of those in a loop, and the bytes of a
 leaf number, all for 64 rows; and for a tree's value."""
@@ -76,10 +62,6 @@ CONFLICTS = 3.1
 """Wavefronts of 16 lanes that read 8 bytes each, or of 32 that read 4, anywhere in shared memory: the fullest bank."""
 WARPS = 16
 """Of a multiprocessor, which hide latencies; with fewer, time is what is left of them. A guess."""
-NODES = 4
-"""Mask rows in a word of the table of trees."""
-BYTES = 4
-"""Leaf numbers in a word."""
 
 
 def space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
@@ -106,15 +88,15 @@ def refusal(canonical: Canonical, options: Mapping[str, int]) -> str | None:
     depth = canonical.max_depth
     if not 0 < depth <= MAX_DEPTH:
         return f"trees of depth {depth}; on a GPU it is for 1 to {MAX_DEPTH}"
-    if refused := numbered.too_large(canonical):
-        return refused
+    if (padded := canonical.forest.n_trees << depth) > MAX_LEAVES:
+        return f"its padded trees have {padded:,} leaves; the limit is {MAX_LEAVES:,}"
     if not cuda_masks.rank_bytes(canonical):
         return f"a column has {cuda_masks.MAX_RANKS:,} ranks or more"
     if _shape(canonical, options) is None:
-        at_least = "" if options["cuda_words"] == 0 else f" of {options['cuda_words']}"
+        rows = WARP * max(options["cuda_words"], 1)
         return (
-            f"the masks of {canonical.n_predicates:,} distinct tests for the fewest words{at_least} do not fit into "
-            f"{cuda_blocks.OPT_IN_BYTES:,} bytes of shared memory"
+            f"what a block keeps for {rows} rows, such as the masks of {canonical.n_predicates:,} distinct tests, "
+            f"takes more than {cuda_blocks.OPT_IN_BYTES:,} bytes of shared memory"
         )
     return None
 
@@ -159,43 +141,25 @@ def _shape(canonical: Canonical, options: Mapping[str, int]) -> _Shape | None:
 
 
 def lay_out(canonical: Canonical, options: Mapping[str, int]) -> Layout:
-    """All tables, and the places of a block; ``tree`` holds mask rows as the docstring of this module says."""
+    """All tables, and the places of a block."""
     shape = _shape(canonical, options)
     assert shape is not None  # see `refusal`
     rows, threads = shape.rows, shape.threads
     forest, depth = canonical.forest, canonical.max_depth
     node, leaves = heap(canonical)
     row = np.where(forest.kind[node] == LEAF, 0, cuda_masks.numbers(canonical)[node])
-    order = _order(depth)
-    row = np.pad(row[:, order - 1], ((0, -forest.n_trees % WARP), (0, 0), (0, -order.shape[1] % NODES)))
-    row = row.astype(np.uint16).reshape(-1, WARP, row.shape[1] * row.shape[2] // NODES, NODES)
-    trees = np.ascontiguousarray(row.transpose(0, 2, 1, 3)).reshape(-1).view(np.uint64)
+    circuits = cuda_circuits.prepare(row, depth)
     shared = predicate.prepare(canonical)
     # A mask is 1 where a row goes left, so that the leftmost leaf has the highest number.
     leaves = np.pad(leaves[:, ::-1], ((0, -forest.n_trees % TOGETHER), (0, 0)), constant_values=-1)
     leaf_tables = aggregate.prepare(canonical, leaves.reshape(-1), shared.flags)
     word_bits = min(64, rows)
     constants = {"rows": rows, "threads": threads, "bits": depth, "word_bits": word_bits}
-    # Not in the code, because NVRTC would unroll the loops over them.
-    scalars = {**shape.places, "n_words": rows // word_bits, "n_subtrees": len(order)}
-    own = Layout(scalars, {"tree": trees}, constants, frozenset())
+    # Not in the code, because NVRTC would unroll the loop over them.
+    scalars = {**shape.places, "n_words": rows // word_bits}
+    own = Layout(scalars, {}, constants, frozenset())
     ranks = cuda_ranks.ranks(canonical, cuda_masks.rank_bytes(canonical), rows)
-    return shared | leaf_tables | cuda_masks.prepare(canonical) | ranks | own
-
-
-def _order(depth: int) -> np.ndarray:
-    """(subtrees, numbers) int64: heap places of a tree in the order in which its code needs them: of each subtree of
-    UNROLLED levels, by its number, children before their node; then of the nodes above it, from its parent up."""
-    low = min(depth, UNROLLED)
-
-    def below(node: int, height: int) -> list[int]:
-        if height == 0:
-            return []
-        return [*below(2 * node, height - 1), *below(2 * node + 1, height - 1), node]
-
-    # The leftmost one has the highest number, so that a bit of it is 1 where the way goes left.
-    roots = range(2 ** (depth - low + 1) - 1, 2 ** (depth - low) - 1, -1)
-    return np.array([[*below(root, low), *(root >> up for up in range(1, depth - low + 1))] for root in roots])
+    return shared | leaf_tables | cuda_masks.prepare(canonical) | circuits | ranks | own
 
 
 def launch(layout: Layout, kind: str) -> Launch:
@@ -236,7 +200,7 @@ def emit(frame: Frame, kind: str) -> None:
             synchronise()  # masks are there; ranks and planes, or the numbers of the group before, have been read
             # Whole warps: the table is padded to such.
             with TB.If(start + warp * const(WARP) < n_trees), TB.Then(), TB.serial(0, frame.scalar("n_words")) as w:
-                _tree(frame, start, w, M, N)
+                cuda_circuits.leaf_numbers(frame, start, w, M, N)
             synchronise()
             with TB.If(mine), TB.Then():
                 _row(frame, kind, row, frame.thread < count, start, N8, sums, place)
@@ -246,78 +210,6 @@ def emit(frame: Frame, kind: str) -> None:
                 each(n_outputs, alone, lambda k: store(frame, row, k, sums[place(k)]))
 
     blocks(frame, rows, block)
-
-
-def _tree(frame: Frame, start: Expr, word: Expr, M: Any, N: Any) -> None:
-    """The leaf numbers of a word of rows in tree ``start`` + thread, which are stored to N."""
-    signature = frame.signature
-    depth, bits, trees = signature.constant("bits"), signature.constant("word_bits"), frame.threads
-    low, dtype = min(depth, UNROLLED), f"uint{bits}"
-    words = -(-(2**low - 1 + depth - low) // NODES)
-    n_subtrees = frame.scalar("n_subtrees")
-    t = register(start + frame.thread)
-    base = register((t >> const(5)) * (n_subtrees * const(words * WARP)) + (t & const(WARP - 1)))
-    masks = register(word * frame.scalar("n_mask_rows"))
-
-    def subtree(first: Expr) -> tuple[list[Expr], list[Expr]]:
-        """The planes of a subtree, and the masks of the nodes above it."""
-        loaded: list[Expr] = []
-        taken = 0
-
-        def mask() -> Expr:
-            nonlocal taken
-            if taken % NODES == 0:
-                loaded.append(register(frame.tables["tree"][first + const(taken // NODES * WARP)]))
-            number = (loaded[-1] >> const(16 * (taken % NODES), "uint64")) & const(2**16 - 1, "uint64")
-            taken += 1
-            return register(M[masks + tirx.Cast("int32", number)])
-
-        def planes(height: int) -> list[Expr]:
-            below = [planes(height - 1) for _ in (0, 1)] if height > 1 else [[], []]
-            m = mask()
-            return [*(register(right ^ (m & (left ^ right))) for left, right in zip(*below, strict=True)), m]
-
-        return planes(low), [mask() for _ in range(depth - low)]
-
-    if depth == low:
-        found, _ = subtree(base)
-    else:
-        zero = const(0, dtype)
-        gathered = [variable(zero) for _ in range(depth)]
-        with TB.serial(0, n_subtrees) as which:
-            planes, above = subtree(register(base + which * const(words * WARP)))
-            lefts = [register(zero - tirx.Cast(dtype, (which >> const(up)) & const(1))) for up in range(depth - low)]
-            reached: Expr = ~zero
-            for m, left in zip(above, lefts, strict=True):
-                reached = register(reached & ~(m ^ left))
-            for plane, bit in zip(gathered, [*planes, *lefts], strict=True):
-                TB.buffer_store(plane, plane[0] | (reached & bit), [0])
-        found = [plane[0] for plane in gathered]
-    for half in range(bits // WARP):
-        parts = [register(tirx.Cast("uint32", plane >> const(WARP * half, f"uint{bits}"))) for plane in found]
-        for k, value in enumerate(_bytes(parts)):
-            at = (word * const(bits // WARP) + const(half)) * const(8) + const(k)
-            TB.buffer_store(N, value, [at * const(trees + 1) + frame.thread])
-
-
-_STEPS = ((4, 0x0F0F0F0F), (2, 0x33333333), (1, 0x55555555))
-
-
-def _bytes(planes: list[Expr]) -> list[Expr]:
-    """Eight registers of four bytes from up to eight planes of 32 rows: see the docstring of this module."""
-    rows: list[Expr | None] = [*planes, *[None] * (8 - len(planes))]
-    for step, low in _STEPS:
-        keep, upper, by = const(low, "uint32"), const(low << step, "uint32"), const(step, "uint32")
-        for i in range(8):
-            if i & step:
-                continue
-            a, b = rows[i], rows[i + step]
-            if a is None:
-                continue  # planes are the first ones, so b is none either
-            here = a & keep if b is None else (a & keep) | ((b << by) & upper)
-            there = (a >> by) & keep if b is None else ((a >> by) & keep) | (b & upper)
-            rows[i], rows[i + step] = register(here), register(there)
-    return rows
 
 
 def _row(frame: Frame, kind: str, row: Expr, inside: Expr, start: Expr, N8: Any, sums: Any, place: Any) -> None:
@@ -365,7 +257,7 @@ def _cycles(canonical: Canonical, shape: _Shape) -> float:
     forest, columns, depth = canonical.forest, canonical.columns, canonical.max_depth
     runs, bits = cuda_masks.runs_of(canonical), min(64, rows)
     at_once = float(WARP * bits)
-    subtrees = 2 ** max(depth - UNROLLED, 0)
+    subtrees = 2 ** max(depth - cuda_circuits.UNROLLED, 0)
     nodes, value = 2.0**depth, forest.values.itemsize * (forest.n_outputs if forest.vector_leaves else 1)
     adds = ADD * (1.0 if forest.n_outputs == 1 else 2.0 * (forest.n_outputs if forest.vector_leaves else 1))
     issued = forest.n_trees * ((NODE * nodes + SUBTREE * subtrees + NUMBERS) / at_once + adds / WARP)
