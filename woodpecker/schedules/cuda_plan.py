@@ -6,7 +6,8 @@ of the cache that a warp asks for take; whichever is more bounds it, because the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ..predicates import Canonical
 from ..relay_ops import tree_traversal
 from ..relay_ops.options import Option, resolve
 from ..relay_ops.plan import STRATEGIES, WALKING, Step
+from ..runtime.cuda import FEW_ROWS
 from . import cuda, cuda_ranks
 
 PREFIX = "cuda_"
@@ -27,8 +29,16 @@ OPTIONS = {
     "cuda_trees": Option(TREES, 1, 8, "trees that a thread walks together"),
     "cuda_threads": Option(0, 0, 1024, "rows of a block, a power of two from 32 on; 0: as many as its memory holds"),
     "cuda_ranks": Option(1, 0, 1, "1: walk by ranks where that is possible; 0: by node records"),
+    "cuda_few_rows": Option(FEW_ROWS, 0, 65536, "rows for each multiprocessor up to which a row gets a block, not a thread"),
 }
 """Options of walks on a GPU, beside those of the walk on a CPU."""
+SPACE = {
+    "cuda_trees": (1, 2, 3, 4, 6, 8),
+    "cuda_threads": (0, 64, 128, 256, 512),
+    "cuda_ranks": (0, 1),
+    "cuda_few_rows": (0, 1, 8, 32, 128, 512, 2048),
+}
+"""What tuning tries."""
 
 ISSUED = 4
 """Instructions of a warp that a multiprocessor issues in a cycle."""
@@ -80,6 +90,38 @@ def make_plan(canonical: Canonical, strategy: str, given: Mapping[str, Any]) -> 
     best = min(costs, key=lambda name: costs[name])
     reason = f"the lowest estimate: {costs[best]:,.0f} cycles of a multiprocessor per row"
     return Step(0, best, options, reason, considered)
+
+
+def plan_of(canonical: Canonical, steps: Sequence[Mapping[str, Any]], reason: str) -> tuple[Step, ...]:
+    """The plan with these steps, which a tuning record or a tuning job wrote down: a GPU's has one.
+
+    Args:
+        canonical: The forest.
+        steps: {"min_rows", "strategy", "options"}; options that are absent have their defaults.
+        reason: Why this plan was chosen, for people.
+
+    Raises:
+        StrategyError: it is no plan, or its strategy can't serve this forest.
+    """
+    if len(steps) != 1 or steps[0]["min_rows"] != 0:
+        raise StrategyError(f"a plan for a GPU must have one step, from 0 rows on, found {len(steps)}")
+    name, options = steps[0]["strategy"], steps[0]["options"]
+    if not isinstance(name, str) or name == "auto" or not isinstance(options, Mapping):
+        raise StrategyError(f"a plan's step must name a strategy and its options, found {name!r}, {options!r}")
+    return (replace(make_plan(canonical, name, options), reason=reason),)
+
+
+def space(canonical: Canonical) -> dict[str, dict[str, tuple[int, ...]]]:
+    """strategy -> option -> candidates for tuning, of the strategies that serve this forest; the cheapest by estimate
+    first."""
+    found = []
+    for name in WALKING:
+        options = resolve(name, OPTIONS, {})
+        if _refusal(canonical, name, options) is None:
+            by_ranks = ranked(canonical, name, options)
+            tried = {key: values for key, values in SPACE.items() if key != "cuda_ranks" or by_ranks}
+            found.append((cycles(canonical, name, options), name, tried))
+    return {name: tried for _, name, tried in sorted(found, key=lambda one: one[:2])}
 
 
 def ranked(canonical: Canonical, strategy: str, options: Mapping[str, int]) -> bool:
