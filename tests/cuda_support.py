@@ -26,12 +26,14 @@ from woodpecker import build_cuda, levels_cuda
 from woodpecker.build_cuda import kernels, prepare, source
 from woodpecker.errors import MissingExtraError
 from woodpecker.forest import Forest, Method
-from woodpecker.layout import Layout, Signature
+from woodpecker.layout import Signature
 from woodpecker.predicates import canonicalise
+from woodpecker.relay_ops.options import resolve
 from woodpecker.runtime import cuda_driver
 from woodpecker.runtime.cuda import Code, Launch
 from woodpecker.runtime.format import aligned
 from woodpecker.schedules import cuda
+from woodpecker.schedules.cuda_strategies import STRATEGIES, WALKING
 
 from .gallery import ALONE, FORESTS
 
@@ -55,19 +57,31 @@ class Prepared:
     """A forest, and what its kernels are made of."""
 
     forest: Forest
-    layout: Layout
-    signature: Signature
+    parts: tuple[cuda.Part, ...]
     launches: Mapping[str, Launch]
     model: np.ndarray
 
+    @property
+    def signatures(self) -> tuple[Signature, ...]:
+        return tuple(part.signature for part in self.parts)
 
-def prepared(forest: Forest, strategy: str, *, ranks: bool = False, **options: int) -> Prepared:
-    made = prepare(canonicalise(forest), strategy, ranks=ranks, **options)
-    return Prepared(forest, made.layout, made.signature, made.launches, made.model)
+    @property
+    def signature(self) -> Signature:
+        """That of the kernels for batches."""
+        return self.signatures[0]
+
+
+def prepared(forest: Forest, strategy: str, **options: int) -> Prepared:
+    """With options by their names without "cuda_"; walks walk one tree, and by node records, unless told otherwise."""
+    module = STRATEGIES[strategy]
+    given = {"trees": 1, "ranks": 0} if strategy in WALKING else {}
+    given = {f"cuda_{name}": value for name, value in (given | options).items()}
+    made = prepare(canonicalise(forest), strategy, resolve(strategy, module.OPTIONS, given))
+    return Prepared(forest, made.parts, made.launches, made.model)
 
 
 @functools.lru_cache(maxsize=256)
-def cuda_c(found: Signature, entries: tuple[str, ...] = cuda.ENTRIES) -> str:
+def cuda_c(found: tuple[Signature, ...], entries: tuple[str, ...] = cuda.ENTRIES) -> str:
     return source(kernels(found, entries), ARCH)
 
 
@@ -163,7 +177,7 @@ def run(
     pointers = [ctypes.c_void_p(a.ctypes.data) for a in arrays.values()]
     integers = [ctypes.c_int64(n) for n in (*strides, len(X), blocks)]
     launch = (how.threads, ctypes.c_int64(how.shared_bytes), int(backwards))
-    wrong = getattr(emulated(text or cuda_c(made.signature)), f"run_{entry}")(*pointers, *integers, *launch)
+    wrong = getattr(emulated(text or cuda_c(made.signatures)), f"run_{entry}")(*pointers, *integers, *launch)
     assert wrong == 0, f"{entry}: {wrong}"
     assert (out[:, width:] == -77).all(), f"{entry} writes beyond its columns"
     return out[:, :width]

@@ -8,7 +8,7 @@ import pytest
 from woodpecker import reference
 from woodpecker.errors import StrategyError
 from woodpecker.nested import from_nested
-from woodpecker.schedules import cuda
+from woodpecker.schedules import cuda, cuda_blocks
 
 from .cuda_support import ORDERS, Prepared, cuda_c, prepared, run
 from .gallery import FORESTS, UNFIT, leaf, rows, split
@@ -56,13 +56,13 @@ def test_trees_walked_together(name, strategy):
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("outputs", dict(strategy="perfect_tree_traversal", ranks=True, walks=2)),
+        ("outputs", dict(strategy="perfect_tree_traversal", ranks=1, trees=2)),
         pytest.param("truncate", dict(strategy="tree_traversal"), marks=pytest.mark.full),
         pytest.param("float64", dict(strategy="perfect_tree_traversal"), marks=pytest.mark.full),
     ],
 )
 def test_what_does_not_fit_into_shared_memory(name, kind, monkeypatch):
-    monkeypatch.setattr(cuda, "SHARED_BYTES", 0)
+    monkeypatch.setattr(cuda_blocks, "SHARED_BYTES", 0)
     made = prepared(FORESTS[name](), threads=32, **kind)
     assert {"rows_in_scratch", "row_in_scratch"} <= made.signature.flags
     assert made.launches["raw_f32"].shared_bytes == made.launches["few_f32"].shared_bytes == 0
@@ -79,11 +79,11 @@ def test_rows_of_a_block():
         size = (columns + 1) * threads * 4
         assert (how.scratch_bytes if scratch else how.shared_bytes) == -(-size // 64) * 64
         assert (how.scratch_bytes == 0) is not scratch
-        assert how.shared_bytes <= cuda.SHARED_BYTES
+        assert how.shared_bytes <= cuda_blocks.SHARED_BYTES
 
 
 def test_blocks_that_are_too_large(monkeypatch):
-    monkeypatch.setattr(cuda, "MAX_BLOCK_BYTES", 11 * 32 * 4 - 1)
+    monkeypatch.setattr(cuda_blocks, "MAX_BLOCK_BYTES", 11 * 32 * 4 - 1)
     with pytest.raises(StrategyError, match=r"'tree_traversal' would keep 1,408 bytes .*; the limit is 1,407\."):
         prepared(FORESTS["float32"](), "tree_traversal", threads=32)
 
@@ -99,7 +99,7 @@ def test_the_emulation_notices_a_missing_barrier(entry, barriers):
     made = prepared(FORESTS["float32"](), "tree_traversal", threads=32)
     X = rows(made.forest, 40, 2, "float32")
     want = reference.predict_raw(made.forest, X)
-    parts = cuda_c(made.signature, (entry,)).split("__syncthreads();")
+    parts = cuda_c(made.signatures, (entry,)).split("__syncthreads();")
     assert len(parts) == barriers + 1
     for i in range(barriers):
         parted = [*parts[:i], parts[i] + parts[i + 1], *parts[i + 2 :]]
@@ -115,11 +115,11 @@ LINTED = ("zero_rule", "sentinel64", "truncate", "vector", "linear", "outputs", 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in LINTED else pytest.mark.full) for n in FORESTS])
 def test_tir_of_kernels(name):
     kinds = [dict(strategy=s, trees=2) for n, s in PAIRS if n == name]
-    kinds += [dict(strategy="perfect_tree_traversal", ranks=True, walks=2)] * (name in RANKED)
+    kinds += [dict(strategy="perfect_tree_traversal", ranks=1, trees=2)] * (name in RANKED)
     for kind in kinds:
         made = prepared(FORESTS[name](), **kind)
         for entry in cuda.ENTRIES:
-            function = cuda.kernel(made.signature, entry, entry)
+            function = cuda.kernel(made.signatures[cuda.serving(made.signatures, entry)], entry, entry)
             assert lint(function) == [], f"{kind} {entry}"
             # TVM 0.27 prints floats with so few places that only these keep their value.
             literals = {float(node.value) for node, _ in nodes(function.body) if key(node) == "ir.FloatImm"}
@@ -136,6 +136,6 @@ RANKED = [n for n, s in PAIRS if s == "perfect_tree_traversal" and n not in CATE
     [pytest.param(n, w, marks=() if (n, w) == ("linear", 3) else pytest.mark.full) for n in RANKED for w in (1, 3)],
 )
 def test_ranks(name, walks):
-    made = prepared(FORESTS[name](), "perfect_tree_traversal", threads=32, ranks=True, walks=walks)
+    made = prepared(FORESTS[name](), "perfect_tree_traversal", threads=32, ranks=1, trees=walks)
     assert "ranked" in made.signature.flags
     assert_exact(made, 150)

@@ -11,7 +11,7 @@ import pytest
 
 from woodpecker import build_cuda
 from woodpecker.errors import MissingExtraError, TargetError
-from woodpecker.schedules import cuda
+from woodpecker.schedules import cuda, cuda_blocks
 
 from .cuda_support import Prepared, cuda_c, prepared, skip_without_nvrtc
 from .gallery import FORESTS
@@ -88,12 +88,12 @@ def test_kernels_assemble(name, strategy):
     "name", ["ranked", *(pytest.param(n, marks=pytest.mark.full) for n in RANKED if n != "ranked")]
 )
 def test_kernels_of_ranks_assemble(name):
-    assemble(prepared(FORESTS[name](), "perfect_tree_traversal", ranks=True, walks=4), name)
+    assemble(prepared(FORESTS[name](), "perfect_tree_traversal", ranks=1, trees=4), name)
 
 
 def assemble(made: Prepared, turn: str) -> None:
     """Assemble for two architectures and as PTX, and fail unless the code is as good as it should be."""
-    text = cuda_c(made.signature)
+    text = cuda_c(made.signatures)
     for arch in in_turn(("sm_80", "sm_90"), turn):
         code = build_cuda.assemble(text, arch)
         assert (code.kind, code.arch) == ("cubin", arch)
@@ -102,7 +102,7 @@ def assemble(made: Prepared, turn: str) -> None:
         for kernel, needs in kernels.items():
             assert 8 <= needs.registers <= MAX_REGISTERS, f"{arch} {kernel}: {needs}"
             assert needs.stack <= MAX_STACK, f"{arch} {kernel}: {needs}"
-            assert needs.shared + cuda.SHARED_BYTES <= 49 * 1024, f"{arch} {kernel}: {needs}"
+            assert needs.shared + cuda_blocks.SHARED_BYTES <= 49 * 1024, f"{arch} {kernel}: {needs}"
     ptx = build_cuda.assemble(text, "sm_80", "ptx").image.decode()
     assert ".target sm_80" in ptx and "add.rn." in ptx
     assert INEXACT.findall(ptx) == UNROUNDED.findall(ptx) == []
@@ -112,7 +112,7 @@ def assemble(made: Prepared, turn: str) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_architectures(arch):
-    text = cuda_c(prepared(FORESTS["float32"](), "tree_traversal").signature)
+    text = cuda_c(prepared(FORESTS["float32"](), "tree_traversal").signatures)
     assert set(used(build_cuda.assemble(text, arch).image)) == set(cuda.ENTRIES)
 
 

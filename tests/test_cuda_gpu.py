@@ -38,10 +38,10 @@ def test_exact(gpu, name, strategy, together):
     compiles."""
     forest = FORESTS[name]()
     if strategy == "ranks":
-        made = prepared(forest, "perfect_tree_traversal", ranks=True, walks=together)
+        made = prepared(forest, "perfect_tree_traversal", ranks=1, trees=together)
     else:
         made = prepared(forest, strategy, trees=together)
-    text = cuda_c(made.signature)
+    text = cuda_c(made.signatures)
     codes = [build_cuda.assemble(text, gpu.arch), build_cuda.assemble(text, "sm_80", "ptx")]
     many = runtime.FEW_ROWS * gpu.multiprocessors + 77
     for code in codes:

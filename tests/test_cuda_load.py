@@ -18,7 +18,8 @@ from woodpecker.predicates import canonicalise
 from woodpecker.runtime import cuda_driver, cuda_model, loader
 from woodpecker.runtime.format import FORMAT
 from woodpecker.runtime.loader import read_header
-from woodpecker.schedules import cuda_plan
+from woodpecker.schedules import cuda_perfect_tree_traversal, cuda_plan
+from woodpecker.schedules.cuda_strategies import STRATEGIES
 
 from . import cupy_like
 from .cuda_support import ARCHS, compiled, emulated_gpu, state, three_classes
@@ -247,7 +248,7 @@ class TestPlan:
     def test_uneven_trees_are_not_padded(self):
         """A path of 18 nodes has 19 leaves, padded 2**18."""
         step = cuda_plan.make_plan(canonicalise(chain(18, trees=3)), "auto", {})
-        assert step.strategy == "tree_traversal" and set(step.considered) == set(cuda_plan.WALKING)
+        assert step.strategy == "tree_traversal" and set(step.considered) == set(STRATEGIES)
         refused = cuda_plan.make_plan(canonicalise(chain(25)), "auto", {})
         assert "the limit is depth 20" in str(refused.considered["perfect_tree_traversal"])
         with pytest.raises(StrategyError, match="can't serve this forest: a tree of depth 25 would be padded"):
@@ -256,9 +257,10 @@ class TestPlan:
     def test_estimates(self):
         """Ranks are cheaper than records, and deeper trees cost more."""
         canonical = canonicalise(FORESTS["outputs"]())
-        options = {name: option.default for name, option in cuda_plan.OPTIONS.items()}
-        by_ranks = cuda_plan.cycles(canonical, "perfect_tree_traversal", options)
-        records = cuda_plan.cycles(canonical, "perfect_tree_traversal", {**options, "cuda_ranks": 0})
+        module = cuda_perfect_tree_traversal
+        options = {name: option.default for name, option in module.OPTIONS.items()}
+        by_ranks = module.cycles(canonical, options)
+        records = module.cycles(canonical, {**options, "cuda_ranks": 0})
         assert 0 < by_ranks < records
         assert cuda_plan.make_plan(canonical, "auto", {}).strategy == "perfect_tree_traversal"
 
@@ -299,7 +301,7 @@ class TestArtifact:
         assert "cubins for sm_80, sm_90; PTX for sm_80 and later (never run by us)" in shown
         assert "strategy on GPUs" in shown
         facts = json.loads(invoke("inspect", path, "--json"))
-        assert facts["cuda"]["plan"]["strategy"] in cuda_plan.WALKING
+        assert facts["cuda"]["plan"]["strategy"] in STRATEGIES
         X = rows(forest, 20, 1, "float32")
         np.save(tmp_path / "rows.npy", X)
         before = state(fake)["launches"]

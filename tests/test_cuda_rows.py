@@ -106,9 +106,9 @@ class TestRowsOfTheGpu:
 
     def test_scratch(self, monkeypatch, fake):
         """It is of the stream's own memory."""
-        from woodpecker.schedules import cuda as kernels
+        from woodpecker.schedules import cuda_blocks
 
-        monkeypatch.setattr(kernels, "SHARED_BYTES", 0)
+        monkeypatch.setattr(cuda_blocks, "SHARED_BYTES", 0)
         forest = FORESTS["outputs"]()
         model = compiled(forest, strategy="tree_traversal", cuda_threads=32)
         X = rows(forest, 300, 1, "float32")

@@ -40,7 +40,7 @@ def made(tmp_path_factory) -> tuple[Prepared, Code]:
     """A forest's kernels, and their emulated code."""
     prep = prepared(FORESTS["outputs"](), "tree_traversal", threads=32)
     folder = tmp_path_factory.mktemp("kernels")
-    (folder / "kernels.cpp").write_text(cpp(cuda_c(prep.signature)))
+    (folder / "kernels.cpp").write_text(cpp(cuda_c(prep.signatures)))
     made = library(folder / "kernels.cpp", folder / "kernels.so")
     return prep, Code("cubin", "sm_90", f"emulated:{made}".encode())
 

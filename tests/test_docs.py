@@ -23,7 +23,7 @@ from woodpecker.relay_ops import bitslice, circuit, gemm, link, numbered, perfec
 from woodpecker.relay_ops.plan import STRATEGIES
 from woodpecker.runtime import format as fmt
 from woodpecker.runtime import machine, threads
-from woodpecker.schedules import cuda_plan
+from woodpecker.schedules.cuda_strategies import STRATEGIES as CUDA_STRATEGIES
 from woodpecker.tuning import logs
 from woodpecker.tuning.job import BATCHES
 from woodpecker.tuning.records import Record
@@ -156,8 +156,15 @@ def test_strategies_lists_every_option_and_limit():
 
 def test_cuda_lists_every_option_and_architecture():
     text = text_of("docs/cuda.md")
-    rows = [f"| `{name}` | {o.default} | {o.low} to {o.high} | {o.help} |" for name, o in cuda_plan.OPTIONS.items()]
-    assert re.findall(r"^\| `cuda_\w+` \|.*$", text, re.MULTILINE) == rows
+    known: dict[Any, list[str]] = {}
+    for name, module in CUDA_STRATEGIES.items():
+        for key, option in module.OPTIONS.items():
+            known.setdefault((key, option), []).append(f"`{name}`")
+    rows = [
+        f"| {', '.join(names)} | `{key}` | {o.default} | {o.low} to {o.high} | {o.help} |"
+        for (key, o), names in known.items()
+    ]
+    assert re.findall(r"^\| `.*` \| `cuda_\w+` \|.*$", text, re.MULTILINE) == rows
     assert ", ".join(targets_cuda.DEFAULT) in text
 
 

@@ -15,13 +15,11 @@ import tvm
 from tvm.tirx import transform
 
 from .errors import MissingExtraError, TargetError
-from .layout import Layout, Signature, directory, signature
+from .layout import Signature, directory
 from .predicates import Canonical
-from .relay_ops.plan import STRATEGIES, Step
 from .runtime.cuda import Code, Launch
 from .runtime.format import pack
 from .schedules import cuda
-from .schedules.cpu import tables_of
 
 EXACT = ("--ftz=false", "--fmad=false", "--prec-div=true", "--prec-sqrt=true")
 """Denormals stay, nothing is fused, divisions and square roots are rounded correctly."""
@@ -32,44 +30,47 @@ class Prepared:
     """What the kernels of a forest are made of, and the model that they read.
 
     Args:
-        layout: All numbers.
-        signature: What code depends on.
+        parts: All numbers, and what code depends on, see `cuda.parts`.
         launches: entry -> how it is launched.
-        model: A blob with the layout's tables.
+        model: A blob with the parts' tables, a directory each.
     """
 
-    layout: Layout
-    signature: Signature
+    parts: tuple[cuda.Part, ...]
     launches: Mapping[str, Launch]
     model: np.ndarray
 
+    @property
+    def signatures(self) -> tuple[Signature, ...]:
+        return tuple(part.signature for part in self.parts)
 
-def prepare(
-    canonical: Canonical, strategy: str, *, trees: int = 1, threads: int = 0, ranks: bool = True, walks: int = 1
-) -> Prepared:
-    """The tables of a forest for a walking strategy, and how its kernels are launched.
+
+def prepare(canonical: Canonical, strategy: str, options: Mapping[str, int]) -> Prepared:
+    """The tables of a forest for a strategy, and how its kernels are launched.
 
     Args:
         canonical: The forest, which the strategy can serve.
-        strategy: "tree_traversal" or "perfect_tree_traversal".
-        trees: Trees that a thread walks together; with ranks, ``walks``.
-        threads, ranks, walks: See `woodpecker.schedules.cuda.lay_out`.
+        strategy: A name of `woodpecker.schedules.cuda_strategies`.
+        options: All of its options.
+
+    Raises:
+        StrategyError: a block of rows would not fit into memory that 32 bits reach.
     """
-    chosen = {"trees": trees, "interleave": 1, "unroll": 1}
-    options = {name: chosen[name] for name in STRATEGIES[strategy].OPTIONS}
-    layout = tables_of(canonical)(Step(0, strategy, options, "", {})) | Layout({}, {}, options, frozenset())
-    layout = cuda.lay_out(canonical, layout, strategy, threads=threads, ranks=ranks, walks=walks)
-    forest = canonical.forest
-    found = signature(layout, strategy, forest.input_dtype, str(forest.values.dtype))
-    launches = {entry: cuda.launch(layout, entry) for entry in cuda.ENTRIES}
-    return Prepared(layout, found, launches, pack([directory(layout, found)], {}))
+    parts = cuda.parts(canonical, strategy, options)
+    model = pack([directory(part.layout, part.signature) for part in parts], {})
+    return Prepared(parts, cuda.launches(parts), model)
 
 
 def kernels(
-    found: Signature, entries: Sequence[str] = cuda.ENTRIES, first_directory: int = 0
+    signatures: Sequence[Signature],
+    entries: Sequence[str] = cuda.ENTRIES,
+    directories: Sequence[int] = (0, 1),
 ) -> dict[str, tvm.tirx.PrimFunc]:
-    """entry -> its kernel, under that name."""
-    return {entry: cuda.kernel(found, entry, entry, first_directory) for entry in entries}
+    """entry -> its kernel, under that name; ``directories`` are the numbers of the parts' directories."""
+    made = {}
+    for entry in entries:
+        part = cuda.serving(signatures, entry)
+        made[entry] = cuda.kernel(signatures[part], entry, entry, directories[part])
+    return made
 
 
 def source(kernels: Mapping[str, tvm.tirx.PrimFunc], arch: str) -> str:

@@ -1,7 +1,8 @@
 """The CUDA half of a model: plan, tables and code for GPUs, beside the CPU levels.
 
-It has two directories of the model blob, which follow those of the levels: the one that kernels read, and one whose
-tables are the code, compressed.
+It has two or three directories of the model blob, which follow those of the levels: the one that kernels read, one
+whose tables are the code, compressed, and one for the kernel that serves a few rows, where that is a walk beside
+another strategy.
 """
 
 from __future__ import annotations
@@ -86,14 +87,9 @@ def make(canonical: Canonical, target: CudaTarget, plan: Plan, first_directory: 
         StrategyError: a block of rows would not fit into memory that 32 bits reach.
         MissingExtraError: NVRTC is not installed. TargetError: it does not know an architecture.
     """
-    step, options = plan.step, plan.step.options
-    by_ranks = cuda_plan.ranked(canonical, step.strategy, options)
-    together = options["cuda_trees"]
-    trees, walks = (1, together) if by_ranks else (together, 1)
-    prepared = build_cuda.prepare(
-        canonical, step.strategy, trees=trees, threads=options["cuda_threads"], ranks=by_ranks, walks=walks
-    )
-    codes = _codes(prepared.signature, first_directory, target.archs)
+    step = plan.step
+    prepared = build_cuda.prepare(canonical, step.strategy, step.options)
+    codes = _codes(prepared.signatures, first_directory, target.archs)
     stored = [np.frombuffer(zlib.compress(code.image, COMPRESSION), np.uint8) for code in codes]
     manifest = {
         "directory": first_directory,
@@ -114,13 +110,15 @@ def make(canonical: Canonical, target: CudaTarget, plan: Plan, first_directory: 
             for code, packed in zip(codes, stored, strict=True)
         ],
     }
-    return Made(manifest, [directory(prepared.layout, prepared.signature), ({}, dict(enumerate(stored)))])
+    first, *few = (directory(part.layout, part.signature) for part in prepared.parts)
+    return Made(manifest, [first, ({}, dict(enumerate(stored))), *few])
 
 
 @functools.lru_cache(maxsize=64)
-def _codes(found: Signature, first_directory: int, archs: tuple[str, ...]) -> tuple[Code, ...]:
+def _codes(found: tuple[Signature, ...], first_directory: int, archs: tuple[str, ...]) -> tuple[Code, ...]:
     """A cubin for each architecture, and PTX of the oldest, which the driver compiles for all that have no cubin."""
-    text = build_cuda.source(build_cuda.kernels(found, first_directory=first_directory), archs[0])
+    directories = (first_directory, first_directory + 2)
+    text = build_cuda.source(build_cuda.kernels(found, directories=directories), archs[0])
     wanted = [*((arch, "cubin") for arch in archs), (archs[0], "ptx")]
     # NVRTC takes a second or two for each, outside of Python's lock.
     with ThreadPoolExecutor(min(len(wanted), available_cpus())) as pool:
