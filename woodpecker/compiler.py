@@ -85,9 +85,7 @@ def compile(
     if gpu_target is not None:
         from . import levels_cuda
 
-        strategy_options, half = levels_cuda.split_plan(
-            canonical, gpu_target, strategy, strategy_options, tuning_logs
-        )
+        strategy_options, half = levels_cuda.split_plan(canonical, gpu_target, strategy, strategy_options, tuning_logs)
     levels, directories = make_levels(canonical, targets, strategy, strategy_options, tuning_logs)
     links = link_stages(forest)
 
