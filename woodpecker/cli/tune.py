@@ -76,7 +76,7 @@ def main(
         list[int] | None,
         typer.Option(
             min=1,
-            help="Rows per call that matter; may be repeated. [default: 1, 16, 64, 256, 1024, 8192; of a GPU 1 to 1048576]",
+            help="Rows per call that matter; may be repeated. [default: 1 to 8192, of a GPU 1 to 1048576]",
         ),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML page of the search.", show_default=False)] = None,

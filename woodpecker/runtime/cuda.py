@@ -23,8 +23,8 @@ from .cuda_driver import Current, Device, P, call, made
 CHUNK_BYTES = 32 * 2**20
 """Rows of a chunk: enough to keep a GPU busy while the next is copied."""
 FEW_ROWS = 128
-"""Rows for each multiprocessor up to which a row gets a block, not a thread, where a model says nothing else: beyond, all
-threads have rows."""
+"""Rows for each multiprocessor up to which a row gets a block, not a thread, unless the model says otherwise: beyond,
+all threads have rows."""
 TEGRA = ("sm_87", "sm_101", "sm_110")
 """GPUs of Jetson and Drive, on which NVIDIA does not promise that cubins of other architectures run."""
 SCRATCH_BLOCKS = 8

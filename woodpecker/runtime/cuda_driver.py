@@ -117,7 +117,7 @@ def made(name: str, *arguments: Any, kind: Any = P) -> int:
 
 
 def facts(number: int = 0) -> dict[str, Any]:
-    """{"name", "arch", "multiprocessors"} of a GPU of this machine, of which nothing is taken: it may be for one process
+    """{"name", "arch", "multiprocessors"} of a GPU of this machine. Nothing of it is taken: it may be for one process
     at a time.
 
     Raises:

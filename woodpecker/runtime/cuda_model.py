@@ -43,7 +43,7 @@ def here(manifest: Mapping[str, Any], blob: np.ndarray) -> tuple[Model | None, s
 
 
 def few_rows(manifest: Mapping[str, Any]) -> int:
-    """Rows for each multiprocessor up to which a row gets a block, as the plan says; artifacts of before have the default."""
+    """Rows for each multiprocessor up to which a row gets a block, as the plan says; in older artifacts it does not."""
     found = manifest["cuda"]["plan"]["options"].get("cuda_few_rows")
     return found if type(found) is int else FEW_ROWS
 

@@ -50,8 +50,8 @@ def alone(target: Any, gpu: CudaTarget) -> CudaTarget:
     """
     if isinstance(target, (list, tuple)) and len(target) > 1:
         raise TargetError(
-            f"target names CPUs beside {gpu.name!r}, and a tuning job is for one: run a job for each; compile looks for "
-            "records of both"
+            f"target names CPUs beside {gpu.name!r}, and a tuning job is for one: run a job for each; compile looks "
+            "for records of both"
         )
     return gpu
 

@@ -118,8 +118,8 @@ def tune(
     job = new_job(model, target, trials, data, batches, seed, work_dir, missing, iteration_range, tracker is not None)
     if isinstance(job.where, CudaTarget) and tracker is not None:
         raise TargetError(
-            f"candidates for {job.where.name!r} are not measured behind a tracker: tune on the machine with the GPU, or in "
-            "two halves (woodpecker tune --build)"
+            f"candidates for {job.where.name!r} are not measured behind a tracker: tune on the GPU's machine, or "
+            "in two halves (woodpecker tune --build)"
         )
     command = [sys.executable, *WORKER, str(job.folder), str(int(memory * 2**30))]
     workers, cores = 1, None
