@@ -128,9 +128,9 @@ def _for_peers(place: Path, info: Info) -> dict[str, str | None]:
 
 
 def _to_treelite(place: Path, info: Info) -> None:
-    """A checkpoint for nvForest and FIL, which read no pickles."""
-    model = library_model(info) if info.shape.library == "sklearn" else None
-    treelite_model(info, model).serialize(str(place / "model.tl"))
+    """A checkpoint for nvForest and FIL, which read no pickles; but the other libraries' own files."""
+    if info.shape.library == "sklearn":
+        treelite_model(info, library_model(info)).serialize(str(place / "model.tl"))
 
 
 def _to_torch(place: Path, info: Info) -> None:

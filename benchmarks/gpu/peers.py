@@ -157,15 +157,16 @@ def _hummingbird(shape: Shape, place: Path) -> Opened:
     if not (place / "model.pt").exists():
         raise AbsentError(f"no TorchScript was made: {converted(place).get('hummingbird')}")
     script = torch.jit.load(str(place / "model.pt"), map_location="cuda").eval()
+    # Without Hummingbird around it, a LightGBM Booster answers with raw scores, a classifier with (labels, shares).
+    classifier = shape.task != "regression" and shape.library != "lightgbm"
 
     def predict(X: Any) -> Any:
         with torch.inference_mode():
             answers = script(X)
-        # (labels, probabilities) of a classifier
         shares = answers[-1] if isinstance(answers, (tuple, list)) else answers
-        return _second(shares) if shape.task == "binary" else shares
+        return _second(shares) if classifier and shape.task == "binary" else shares
 
-    return Opened(predict, LINK, "TorchScript of a tensor")
+    return Opened(predict, LINK if classifier else RAW, "TorchScript of a tensor")
 
 
 ALL = (
