@@ -123,7 +123,7 @@ class Model:
 
 
 def load(
-    codes: Sequence[Code], launches: Mapping[str, Launch], blob: np.ndarray, on: Device, few_rows: int = FEW_ROWS
+    codes: Sequence[Code], launches: Mapping[str, Launch], blob: np.ndarray, on: Device, *, few_rows: int = FEW_ROWS
 ) -> Model:
     """Load code and model into the memory of a GPU, where they stay as long as the model lives.
 
@@ -147,7 +147,7 @@ def load(
         call("cuMemcpyHtoDAsync_v2", memory, blob.ctypes.data, blob.nbytes, None)
         call("cuStreamSynchronize", None)
         undo.pop_all()
-    model = Model(on, functions, launches, memory, few_rows)
+    model = Model(on, functions, launches, memory, few_rows=few_rows)
     weakref.finalize(model, _unload, on.context, module, memory).atexit = False  # the process ends all by itself
     return model
 

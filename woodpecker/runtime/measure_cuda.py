@@ -200,7 +200,7 @@ def load(candidate: Candidate, blob: np.ndarray, device: Device) -> Model:
     Raises:
         TargetError: there is no code for it, or the driver fails.
     """
-    return cuda.load(candidate.codes, candidate.launches, blob, device, candidate.few_rows)
+    return cuda.load(candidate.codes, candidate.launches, blob, device, few_rows=candidate.few_rows)
 
 
 def needs(archs: Sequence[str]) -> str:
