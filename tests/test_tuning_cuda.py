@@ -316,3 +316,15 @@ def test_records_of_gpus_that_are_no_plans(forest, tmp_path):
     plan, told = lookup.tuned_plan(canonicalise(forest), CudaTarget("cuda", ("sm_90",)), tmp_path, "0")
     assert plan is None and len(told["skipped"]) == lookup.MAX_SKIPPED
     assert "cuda_few_rows" in told["skipped"][0] or "a plan for a GPU" in " ".join(told["skipped"])
+
+
+@pytest.mark.full
+def test_an_artifact_is_inspected_without_the_compiler(forest, tmp_path):
+    """What `inspect` says of records needs no TVM."""
+    with emulated_build(tmp_path):
+        wp.compile(forest, target=TARGET, tuning_logs=[]).save(tmp_path / "model.so")
+    inspect = "import sys; sys.modules['tvm'] = None; from woodpecker.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", inspect, "inspect", str(tmp_path / "model.so")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the default plan; no record applies") == 2

@@ -126,7 +126,7 @@ def _show(path: Path, facts: Mapping[str, Any]) -> None:
         rows[f"strategy{start}"] = _strategy(step)
         for name, cost in step["considered"].items():
             rows[f"  {name}"] = f"{cost:,.0f} ns/row estimated" if isinstance(cost, (int, float)) else str(cost)
-    from ..tuning.lookup import summary
+    from ..tuning.logs import summary
 
     if tuning := facts.get("tuning"):
         rows["tuned"] = summary(tuning)

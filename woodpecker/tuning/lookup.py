@@ -10,17 +10,17 @@ from typing import Any
 from ..errors import StrategyError, TargetError
 from ..predicates import Canonical
 from ..relay_ops.plan import Step, plan_of
-from ..runtime.cuda import Code, choose
+from ..runtime.measure_cuda import chosen
 from ..targets import CpuTarget
 from ..targets_cuda import CudaTarget
 from . import logs, records
+from .logs import DEFAULTS
 from .records import Record
 from .shape import TargetKey, digest, distance, shape_class, target_key
 
 MAX_SKIPPED = 5
 """Reasons that the manifest keeps: enough to see why, whatever the logs hold."""
 
-DEFAULTS = "defaults"
 EXACT = "this model"
 
 
@@ -56,11 +56,9 @@ def _for_gpu(where: CudaTarget) -> _Sought:
     take a cubin come first, then those of the newest architecture."""
     from ..schedules import cuda_plan
 
-    codes = [*(Code("cubin", arch, b"") for arch in where.archs), Code("ptx", where.archs[0], b"")]
-
     def code(arch: str) -> str | None:
         try:
-            return choose(codes, arch).kind if re.fullmatch(r"sm_[0-9]{2,4}", arch) else None
+            return chosen(where.archs, arch).kind if re.fullmatch(r"sm_[0-9]{2,4}", arch) else None
         except TargetError:
             return None
 
@@ -136,12 +134,3 @@ def _ranked(
 
 def _newest_first(record: Record) -> tuple[int, ...]:
     return tuple(-ord(c) for c in record.date)
-
-
-def summary(tuning: Mapping[str, Any]) -> str:
-    """What `inspect` prints of it."""
-    if tuning["from"] == DEFAULTS:
-        text = "the default plan; no record applies"
-    else:
-        text = f"by a record ({tuning['logs']}) of {tuning['from']}: {tuning['model']}"
-    return text + "".join(f"; skipped: {reason}" for reason in tuning["skipped"])
