@@ -122,7 +122,7 @@ def woodpecker(strategy: str) -> Contestant:
     def build(info: Info, model: Any, folder: Path) -> None:
         import woodpecker as wp
         from woodpecker.errors import StrategyError
-        from woodpecker.tuning.lookup import DEFAULTS
+        from woodpecker.tuning.logs import DEFAULTS
 
         if strategy == TUNED:
             compiled = wp.compile(model)

@@ -19,7 +19,7 @@ from tests.gallery import grown
 from tests.tuning_support import record
 from woodpecker.errors import StrategyError
 from woodpecker.tuning import records
-from woodpecker.tuning.lookup import DEFAULTS
+from woodpecker.tuning.logs import DEFAULTS
 
 FOREST = grown(1, 2, 2, dtype=np.float32)
 

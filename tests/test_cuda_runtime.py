@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import gc
-import json
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import gpu
-from benchmarks.shapes import Shape
 from woodpecker import reference
 from woodpecker.errors import InputError, TargetError
 from woodpecker.runtime import cuda as runtime
 from woodpecker.runtime import cuda_driver
 from woodpecker.runtime.cuda import Code, Launch
 
-from .cuda_support import Prepared, cpp, cuda_c, emulated_build, fake_driver, library, prepared, state
-from .gallery import ALONE, FORESTS, rows
+from .cuda_support import Prepared, cpp, cuda_c, fake_driver, library, prepared, state
+from .gallery import FORESTS, rows
 from .support import assert_bits_equal
 
 
@@ -159,44 +153,6 @@ def test_without_a_driver(monkeypatch, fake):
     monkeypatch.setattr(cuda_driver, "LIBRARY", "libc.so.6")
     with pytest.raises(TargetError, match=r"libc\.so\.6 has no function cuInit: it is too old"):
         cuda_driver.device()
-
-
-RUN = """
-import sys
-sys.modules.update(tvm=None, xgboost=None, lightgbm=None, sklearn=None, torch=None)
-from benchmarks import gpu
-from benchmarks.shapes import Shape
-from woodpecker.runtime import cuda_driver
-cuda_driver.LIBRARY, folder, output = sys.argv[1:]
-gpu.SHAPES, gpu.TURN_SECONDS = (Shape("toy", "toy", "xgboost", "binary", 4, 3, {}, 200),), 0.001
-sys.exit(gpu.main(["run", folder, "-o", output, "--batches", "1", "300"]))
-"""
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("broken", [False, True])
-def test_the_benchmark_script(broken, fake, tmp_path, monkeypatch, capsys):
-    """As far as it goes without a GPU, its second half without compiler and libraries; an artifact whose bits are wrong
-    gets no time."""
-    params = {"max_depth": 2, "objective": "binary:logistic"}
-    shape = Shape("toy", "toy", "xgboost", "binary", 4, 3, params, 200)
-    way = dict(strategy="perfect_tree_traversal", cuda_threads=32, **ALONE["perfect_tree_traversal"])
-    monkeypatch.setattr(gpu, "SHAPES", (shape,))
-    monkeypatch.setattr(gpu, "NEAR", 50)
-    monkeypatch.setattr(gpu, "ways", lambda every: [("ranks", way), ("refused", dict(strategy="depth_rule"))])
-    folder = tmp_path / "made"
-    with emulated_build(tmp_path, lambda text: text.replace(" <= ", " < ") if broken else text):
-        assert gpu.main(["make", str(folder), "--cache", str(tmp_path)]) == 0
-    assert "toy, refused: strategy 'depth_rule' is not there for CUDA yet" in capsys.readouterr().out
-    command = [sys.executable, "-c", RUN, str(fake), str(folder), str(tmp_path / "gpu.jsonl")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
-    assert done.returncode == int(broken), done.stderr
-    assert done.stdout.startswith("an emulated GPU, sm_90, 2 multiprocessors")
-    lines = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
-    assert (lines[0]["wrong"] is None) is not broken
-    want = [(n, kind) for n in (1, 300) for kind in ("resident", "host")]
-    assert [(line["rows"], line["kind"]) for line in lines[1:]] == ([] if broken else want)
-    assert all(line["ns_per_row"] > 0 for line in lines[1:])
 
 
 @pytest.mark.parametrize(

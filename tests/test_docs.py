@@ -23,8 +23,9 @@ from woodpecker.relay_ops import bitslice, circuit, gemm, link, numbered, perfec
 from woodpecker.relay_ops.plan import STRATEGIES
 from woodpecker.runtime import format as fmt
 from woodpecker.runtime import machine, threads
+from woodpecker.schedules import cuda_plan
 from woodpecker.schedules.cuda_strategies import STRATEGIES as CUDA_STRATEGIES
-from woodpecker.tuning import logs
+from woodpecker.tuning import gpu, logs
 from woodpecker.tuning.job import BATCHES
 from woodpecker.tuning.records import Record
 
@@ -165,6 +166,11 @@ def test_cuda_lists_every_option_and_architecture():
         for (key, o), names in known.items()
     ]
     assert re.findall(r"^\| `.*` \| `cuda_\w+` \|.*$", text, re.MULTILINE) == rows
+    for key, o in cuda_plan.COMMON.items():
+        assert f"| all | `{key}` | {o.default} | {o.low} to {o.high} | {o.help} |" in text
+        tried = cuda_plan.COMMON_SPACE[key]
+        assert f"{', '.join(map(str, tried[:-1]))} and {tried[-1]:,}" in text_of("docs/tuning.md")
+    assert f"{', '.join(f'{n:,}' for n in gpu.BATCHES[:-1])} and {gpu.BATCHES[-1]:,} rows" in text_of("docs/tuning.md")
     assert ", ".join(targets_cuda.DEFAULT) in text
 
 

@@ -22,8 +22,10 @@ from woodpecker.relay_ops.plan import make_plan
 from woodpecker.runtime import machine, strict_json
 from woodpecker.targets import resolve, resolve_levels
 from woodpecker.tuning import logs, records
-from woodpecker.tuning.logs import shipped  # as it is before conftest.py changes it
-from woodpecker.tuning.lookup import summary
+from woodpecker.tuning.logs import (
+    shipped,  # as it is before conftest.py changes it
+    summary,
+)
 from woodpecker.tuning.shape import digest, distance, shape_class, target_key
 
 from .gallery import FORESTS, grown, rows

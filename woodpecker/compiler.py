@@ -54,7 +54,7 @@ def compile(
         tuning_logs: Folders or files of tuning records that "auto" looks into, before the shipped ones; None: the
             user's own folder, see `woodpecker.tuning.logs`; an empty list: no records, not even the shipped ones.
         **strategy_options: Options of the strategy; an unknown one is an error that lists the known ones. With CUDA
-            code, also those of the walk on a GPU: "cuda_trees", "cuda_threads" and "cuda_ranks".
+            code, also those of the walk on a GPU: "cuda_trees", "cuda_threads", "cuda_ranks" and "cuda_few_rows".
 
     Returns:
         A `Predictor` with the methods of the source model; or, where code for the target can't run on this CPU, a
@@ -85,7 +85,7 @@ def compile(
     if gpu_target is not None:
         from . import levels_cuda
 
-        strategy_options, half = levels_cuda.split_plan(canonical, strategy, strategy_options)
+        strategy_options, half = levels_cuda.split_plan(canonical, gpu_target, strategy, strategy_options, tuning_logs)
     levels, directories = make_levels(canonical, targets, strategy, strategy_options, tuning_logs)
     links = link_stages(forest)
 

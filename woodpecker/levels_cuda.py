@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import tvm
 
 from . import build_cuda
 from .layout import Signature, directory
@@ -26,6 +27,7 @@ from .runtime.format import Directory
 from .runtime.threads import available_cpus
 from .schedules import cuda_plan
 from .targets_cuda import CudaTarget
+from .tuning.lookup import tuned_plan
 
 COMPRESSION = 6
 
@@ -43,35 +45,56 @@ class Made:
     directories: Sequence[Directory]
 
 
-def split_plan(canonical: Canonical, strategy: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], Step]:
-    """The options of the CPU's strategy, and the GPU's plan.
+@dataclass(frozen=True)
+class Plan:
+    """The GPU's plan.
+
+    Args:
+        step: From `cuda_plan`.
+        tuning: Which tuning record it comes from, see `tuned_plan`; None: a strategy was named.
+    """
+
+    step: Step
+    tuning: Mapping[str, Any] | None
+
+
+def split_plan(
+    canonical: Canonical, target: CudaTarget, strategy: str, options: Mapping[str, Any], tuning_logs: Any
+) -> tuple[dict[str, Any], Plan]:
+    """The options of the CPU's strategy, and the GPU's plan; "auto" takes that of a tuning record, if one applies.
 
     Raises:
-        StrategyError: see `cuda_plan.make_plan`.
+        StrategyError: see `cuda_plan.make_plan`. InputError, OSError: see `tuned_plan`.
     """
     mine, given = cuda_plan.split(options)
-    return mine, cuda_plan.make_plan(canonical, strategy, given)
+    step, tuning = cuda_plan.make_plan(canonical, strategy, given), None
+    if strategy == "auto":
+        found, tuning = tuned_plan(canonical, target, tuning_logs, tvm.__version__)
+        step = found[0] if found else step
+    return mine, Plan(step, tuning)
 
 
-def make(canonical: Canonical, target: CudaTarget, step: Step, first_directory: int) -> Made:
+def make(canonical: Canonical, target: CudaTarget, plan: Plan, first_directory: int) -> Made:
     """Tables and code of a plan.
 
     Args:
         canonical: The forest.
         target: The architectures.
-        step: From `cuda_plan.make_plan`.
+        plan: The plan.
         first_directory: How many directories come before.
 
     Raises:
         StrategyError: a block of rows would not fit into memory that 32 bits reach.
         MissingExtraError: NVRTC is not installed. TargetError: it does not know an architecture.
     """
+    step = plan.step
     prepared = build_cuda.prepare(canonical, step.strategy, step.options)
     codes = _codes(prepared.signatures, first_directory, target.archs)
     stored = [np.frombuffer(zlib.compress(code.image, COMPRESSION), np.uint8) for code in codes]
     manifest = {
         "directory": first_directory,
         "plan": step.manifest(),
+        "tuning": plan.tuning,
         "launches": {
             entry: [how.threads, how.rows, how.shared_bytes, how.scratch_bytes]
             for entry, how in prepared.launches.items()

@@ -35,7 +35,7 @@ int cuDeviceGetCount(int *count) { *count = 1; return 0; }
 int cuDeviceGet(int *device, int) { *device = 7; return 0; }
 int cuDeviceGetName(char *name, int size, int) { snprintf(name, size, "an emulated GPU"); return 0; }
 int cuDeviceGetAttribute(int *value, int which, int device) {
-    *value = which == 16 ? 2 : which == 75 ? 9 : 0; /* two multiprocessors, sm_90 */
+    *value = which == 16 ? 2 : which == 75 ? 9 : which == 13 ? 1000000 : 0; /* two, sm_90, 1 GHz */
     return device == 7 ? 0 : INVALID_VALUE;
 }
 int cuDevicePrimaryCtxRetain(void **context, int) { *context = &depth; return 0; }
@@ -89,6 +89,12 @@ int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *) {
     memcpy(to, (void *)from, bytes);
     return 0;
 }
+int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *) {
+    if (!inside(to, bytes) || !inside(from, bytes)) return INVALID_VALUE;
+    memcpy((void *)to, (void *)from, bytes);
+    return 0;
+}
+int cuMemGetInfo_v2(size_t *free, size_t *total) { *free = 1 << 22, *total = 1 << 23; return depth == 0 ? NO_CONTEXT : 0; }
 int cuStreamCreate(void **stream, unsigned) { *stream = malloc(1); streams++; return 0; }
 int cuStreamDestroy_v2(void *stream) { free(stream); streams--; return 0; }
 int cuStreamSynchronize(void *) { waits++; return 0; }

@@ -126,12 +126,14 @@ def _show(path: Path, facts: Mapping[str, Any]) -> None:
         rows[f"strategy{start}"] = _strategy(step)
         for name, cost in step["considered"].items():
             rows[f"  {name}"] = f"{cost:,.0f} ns/row estimated" if isinstance(cost, (int, float)) else str(cost)
-    if tuning := facts.get("tuning"):
-        from ..tuning.lookup import summary
+    from ..tuning.logs import summary
 
+    if tuning := facts.get("tuning"):
         rows["tuned"] = summary(tuning)
     if half := facts.get("cuda"):
         rows["strategy on GPUs"] = _strategy(half["plan"])
+        if half["tuning"]:
+            rows["tuned on GPUs"] = summary(half["tuning"])
     levels = facts.get("levels", [])
     for number, level in enumerate(levels, 1):
         strategies = ", ".join(dict.fromkeys(step["strategy"] for step in level["plan"]))

@@ -74,7 +74,10 @@ def main(
     drop: Drop = None,
     batch: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Rows per call that matter; may be repeated. [default: 1, 16, 64, 256, 1024, 8192]"),
+        typer.Option(
+            min=1,
+            help="Rows per call that matter; may be repeated. [default: 1 to 8192, of a GPU 1 to 1048576]",
+        ),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML page of the search.", show_default=False)] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
@@ -124,6 +127,7 @@ def main(
       woodpecker tune model.ubj --trials 100
       woodpecker tune model.txt --data rows.parquet --drop target --report report.html
       woodpecker tune model.ubj --tracker 10.0.0.7:9190 --device-key board
+      woodpecker tune model.ubj --target cuda
       woodpecker tune model.ubj --build candidates --target aarch64
       woodpecker tune --import candidates
       woodpecker tune --list
@@ -153,7 +157,6 @@ def main(
         check_output(report, model)
     from ..frontend import to_forest
     from ..tuning import offline
-    from ..tuning.job import BATCHES
 
     forest = to_forest(model, missing=missing, iteration_range=parse_range(iteration_range))
     X = None if data is None else _rows(data, forest, header, drop or [])
@@ -161,17 +164,17 @@ def main(
         "target": target,
         "trials": trials,
         "data": X,
-        "batches": tuple(batch) if batch else BATCHES,
+        "batches": tuple(batch) if batch else None,
         "seed": seed,
     }
     if build is not None:
-        from ..runtime import candidates, machine
+        from ..runtime import candidates
         from ..tuning.halves import READ_ME, make
 
         with _shown(trials, quiet, "building") as seen:
             count = make(forest, build, progress=seen, **common)
         if not quiet:
-            where = machine.needs([candidates.read_list(build)["resolved"]])
+            where = candidates.needs(candidates.read_list(build)["resolved"])
             typer.echo(f"{build}: {count} candidates, to be measured on {where}")
             typer.echo(
                 f"copy {build} to the device and run `woodpecker measure {build}` there; {READ_ME} in it says more"

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArtifactError, InputError
-from . import machine, strict_json
+from ..errors import ArtifactError, InputError, TargetError
+from . import machine, measure_cuda, strict_json
 from .files import check_path
 
 LIST, ROWS, WANTED, TRIALS, PAIRED = "candidates.json", "rows.npy", "wanted.npy", "trials.jsonl", "paired.json"
@@ -27,6 +27,8 @@ HOPEFUL = 1.05
 """A trial with this share of the default's time may still be faster: each was measured in a moment of its own."""
 TOLERATED = 1.1
 LOCK = ".lock"
+CUDA, MAX_BATCH = "cuda", 2**20
+"""The kind of targets that are GPUs, and the rows that one of their calls has at most."""
 
 Trial = Mapping[str, Any]
 
@@ -44,9 +46,14 @@ def read_list(folder: Path) -> dict[str, Any]:
     try:
         version = listed["format"]
         if version == FORMAT:
-            sizes = [*listed["batches"], listed["n_rows"], *(c["scratch_bytes"] for c in listed["candidates"])]
+            sizes = [*listed["batches"], listed["n_rows"]]
             where = listed["resolved"]
-            names = [where[name] for name in ("system", "machine", "libc", "cpu")] + where["features"]
+            on_gpu = where.get("kind") == CUDA
+            if on_gpu:
+                names = [where["name"], *where["archs"]]
+            else:
+                sizes += [c["scratch_bytes"] for c in listed["candidates"]]
+                names = [where[name] for name in ("system", "machine", "libc", "cpu")] + where["features"]
             names += [
                 listed["symbol"],
                 listed["job"],
@@ -54,12 +61,12 @@ def read_list(folder: Path) -> dict[str, Any]:
             ]
             names += [*listed["digests"], *listed["digests"].values()]
             whole = all(type(n) is int and n > 0 for n in sizes) and all(type(name) is str for name in names)
-            if not whole or max(listed["batches"]) > listed["n_rows"]:
+            if not whole or max(listed["batches"]) > (MAX_BATCH if on_gpu else listed["n_rows"]):
                 raise ValueError("a size or a name is none")
             places = {key(c["plan"]) for c in listed["candidates"]}
             if key(listed["default"]) not in places:
                 raise ValueError("the default plan is not among the candidates")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged: {error}") from None
     if version != FORMAT:
         raise InputError(f"{path} has format {version!r}; this woodpecker reads format {FORMAT}")
@@ -155,9 +162,27 @@ def locked(folder: Path, advice: str = "wait for it") -> Iterator[None]:
         os.close(descriptor)
 
 
+def runs(resolved: Mapping[str, Any]) -> bool:
+    """Whether this machine, or its first GPU, runs code for a target."""
+    if resolved.get("kind") != CUDA:
+        return machine.runs(resolved)
+    try:
+        measure_cuda.check_here(resolved["archs"])
+    except TargetError:
+        return False
+    return True
+
+
+def needs(resolved: Mapping[str, Any]) -> str:
+    """What code for a target runs on, for people."""
+    return measure_cuda.needs(resolved["archs"]) if resolved.get("kind") == CUDA else machine.needs([resolved])
+
+
 def check_device(folder: Path, listed: Mapping[str, Any]) -> None:
     """Refuse candidates that can't run here, and folders that were copied in part."""
-    if not machine.runs(listed["resolved"]):
+    if listed["resolved"].get("kind") == CUDA:
+        measure_cuda.check_here(listed["resolved"]["archs"])
+    elif not machine.runs(listed["resolved"]):
         raise ArtifactError(
             f"the candidates in {folder} are for {machine.mismatch([listed['resolved']])}. Measure them on such a "
             "device, or make others for this one: woodpecker tune MODEL --build DIR --target TARGET"

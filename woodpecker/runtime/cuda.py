@@ -23,7 +23,8 @@ from .cuda_driver import Current, Device, P, call, made
 CHUNK_BYTES = 32 * 2**20
 """Rows of a chunk: enough to keep a GPU busy while the next is copied."""
 FEW_ROWS = 128
-"""Rows for each multiprocessor up to which a row gets a block, not a thread: beyond, all threads have rows."""
+"""Rows for each multiprocessor up to which a row gets a block, not a thread, unless the model says otherwise: beyond,
+all threads have rows."""
 TEGRA = ("sm_87", "sm_101", "sm_110")
 """GPUs of Jetson and Drive, on which NVIDIA does not promise that cubins of other architectures run."""
 SCRATCH_BLOCKS = 8
@@ -112,16 +113,20 @@ class Model:
         functions: entry -> the driver's function.
         launches: entry -> how it is launched.
         blob: Where the model blob lies in the memory of the GPU.
+        few_rows: Rows for each multiprocessor up to which a row gets a block, not a thread.
     """
 
     device: Device
     functions: Mapping[str, int]
     launches: Mapping[str, Launch]
     blob: int
+    few_rows: int = FEW_ROWS
     _lanes: threading.local = field(default_factory=threading.local, compare=False)
 
 
-def load(codes: Sequence[Code], launches: Mapping[str, Launch], blob: np.ndarray, on: Device) -> Model:
+def load(
+    codes: Sequence[Code], launches: Mapping[str, Launch], blob: np.ndarray, on: Device, *, few_rows: int = FEW_ROWS
+) -> Model:
     """Load code and model into the memory of a GPU, where they stay as long as the model lives.
 
     Args:
@@ -129,6 +134,7 @@ def load(codes: Sequence[Code], launches: Mapping[str, Launch], blob: np.ndarray
         launches: entry -> how it is launched; the entries are the symbols of the code.
         blob: The model blob, uint8.
         on: The GPU.
+        few_rows: Rows for each multiprocessor up to which a row gets a block, not a thread.
 
     Raises:
         TargetError: there is no code for the GPU, or the driver fails.
@@ -146,7 +152,7 @@ def load(codes: Sequence[Code], launches: Mapping[str, Launch], blob: np.ndarray
         call("cuMemcpyHtoDAsync_v2", memory, blob.ctypes.data, blob.nbytes, None)
         call("cuStreamSynchronize", None)
         undo.pop_all()
-    model = Model(on, functions, launches, memory)
+    model = Model(on, functions, launches, memory, few_rows=few_rows)
     weakref.finalize(model, _unload, on.context, module, memory).atexit = False  # the process ends all by itself
     return model
 
@@ -166,7 +172,7 @@ def _unload(context: int, module: int, memory: int) -> None:
 
 def entry_for(model: Model, kind: str, x_dtype: np.dtype[Any], rows: int) -> str:
     """The entry that serves so many rows: ``kind`` is "raw" or "apply"."""
-    if kind == "raw" and rows <= FEW_ROWS * model.device.multiprocessors:
+    if kind == "raw" and rows <= model.few_rows * model.device.multiprocessors:
         kind = "few"
     return f"{kind}_f{8 * x_dtype.itemsize}"
 

@@ -68,6 +68,10 @@ class Device:
     context: int
 
 
+class DriverError(TargetError):
+    """A function of the driver fails: the GPU may be lost, or out of memory, or a kernel has gone astray."""
+
+
 @functools.cache
 def _driver(library: str) -> Any:
     try:
@@ -91,7 +95,7 @@ def _check(driver: Any, status: int, name: str) -> None:
         driver.cuGetErrorString(status, ctypes.byref(text))
         reason = text.value.decode(errors="replace") if text.value else "unknown error"
         hint = f" ({_HINTS[status]})" if status in _HINTS else ""
-        raise TargetError(f"the CUDA driver's {name} fails with error {status}: {reason}{hint}")
+        raise DriverError(f"the CUDA driver's {name} fails with error {status}: {reason}{hint}")
 
 
 def call(name: str, *arguments: Any) -> None:
@@ -113,8 +117,9 @@ def made(name: str, *arguments: Any, kind: Any = P) -> int:
     return int(value.value or 0)
 
 
-def device(number: int = 0) -> Device:
-    """A GPU of this machine.
+def facts(number: int = 0) -> dict[str, Any]:
+    """{"name", "arch", "multiprocessors"} of a GPU of this machine. Nothing of it is taken: it may be for one process
+    at a time.
 
     Raises:
         TargetError: there is no driver or no such GPU.
@@ -129,9 +134,22 @@ def device(number: int = 0) -> Device:
 
     name = ctypes.create_string_buffer(256)
     call("cuDeviceGetName", name, len(name), handle)
-    arch = f"sm_{attribute(_MAJOR)}{attribute(_MINOR)}"
-    context = made("cuDevicePrimaryCtxRetain", handle)
-    return Device(number, name.value.decode(errors="replace"), arch, attribute(_MULTIPROCESSORS), context)
+    return {
+        "name": name.value.decode(errors="replace"),
+        "arch": f"sm_{attribute(_MAJOR)}{attribute(_MINOR)}",
+        "multiprocessors": attribute(_MULTIPROCESSORS),
+    }
+
+
+def device(number: int = 0) -> Device:
+    """A GPU of this machine, in the context that the whole process shares.
+
+    Raises:
+        TargetError: there is no driver or no such GPU.
+    """
+    found = facts(number)
+    context = made("cuDevicePrimaryCtxRetain", made("cuDeviceGet", number, kind=_I))
+    return Device(number, **found, context=context)
 
 
 class Current:

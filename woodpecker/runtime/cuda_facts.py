@@ -45,4 +45,4 @@ def summary(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
     if half is None:
         return None
     codes = [{key: code[key] for key in ("kind", "arch", "bytes")} for code in half["codes"]]
-    return {"codes": codes, "plan": half["plan"]}
+    return {"codes": codes, "plan": half["plan"], "tuning": half.get("tuning")}

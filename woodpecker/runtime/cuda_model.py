@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import ArtifactError, TargetError
 from . import cuda, cuda_driver
-from .cuda import Code, Launch, Model
+from .cuda import FEW_ROWS, Code, Launch, Model
 from .format import DIRECTORY_BYTES, DIRECTORY_OFFSET
 
 
@@ -31,7 +31,7 @@ def load(manifest: Mapping[str, Any], blob: np.ndarray, number: int, what: str) 
     # First, because it says best what is wrong with this machine.
     device = cuda_driver.device(number)
     codes, launches = contents(manifest, blob, what)
-    return cuda.load(codes, launches, blob, device)
+    return cuda.load(codes, launches, blob, device, few_rows=few_rows(manifest))
 
 
 def here(manifest: Mapping[str, Any], blob: np.ndarray) -> tuple[Model | None, str | None]:
@@ -40,6 +40,12 @@ def here(manifest: Mapping[str, Any], blob: np.ndarray) -> tuple[Model | None, s
         return load(manifest, blob, 0, "the model"), None
     except TargetError as error:
         return None, str(error)
+
+
+def few_rows(manifest: Mapping[str, Any]) -> int:
+    """Rows for each multiprocessor up to which a row gets a block, as the plan says; in older artifacts it does not."""
+    found = manifest["cuda"]["plan"]["options"].get("cuda_few_rows")
+    return found if type(found) is int else FEW_ROWS
 
 
 def contents(manifest: Mapping[str, Any], blob: np.ndarray, what: str) -> tuple[list[Code], dict[str, Launch]]:

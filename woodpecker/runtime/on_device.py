@@ -13,6 +13,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ import numpy as np
 import tvm_ffi
 
 from ..errors import TargetError, WoodpeckerError
-from . import measure
-from .candidates import PAIRED, ROWS, TRIALS, WANTED, Trial, check_device, faster, key, locked, read_list, results
+from . import cuda_driver, measure, measure_cuda
+from .candidates import CUDA, PAIRED, ROWS, TRIALS, WANTED, Trial, check_device, faster, key, locked, read_list, results
 from .files import append_line, atomic_path, check_path
 from .format import aligned
 from .threads import available_cpus
@@ -68,11 +69,28 @@ def _measure_all(
         for t in trials:
             for b, ns in t["ns"].items() if t["status"] == "ok" else ():
                 best[b] = min(ns, best.get(b, math.inf))
-        trials.append(_add(folder, listed, index, _apart(folder, timeout, "one", [index], best)))
+        result = _apart(folder, timeout, "one", [index], best)
+        _check_gpu(folder, listed, timeout, result)
+        trials.append(_add(folder, listed, index, result))
         if progress is not None:
             progress(trials[-1])
     _pair(folder, listed, trials, timeout)
     return trials
+
+
+def _check_gpu(folder: Path, listed: Mapping[str, Any], timeout: float, result: Mapping[str, Any]) -> None:
+    """Find out whether it is the GPU that has failed, not the candidate, whose result is kept only otherwise.
+
+    Raises:
+        TargetError: the GPU has.
+    """
+    if listed["resolved"].get("kind") != CUDA or result["status"] not in ("crashed", "timeout"):
+        return
+    if (now := _apart(folder, timeout, "gpu", [], {}))["status"] != "ok":
+        raise TargetError(
+            f"the GPU no longer answers ({now['message']}), since a candidate ended as {result['status']}: what was "
+            "measured before is kept, and the same command goes on from there"
+        )
 
 
 def _add(folder: Path, listed: Mapping[str, Any], index: int, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,6 +109,7 @@ def _pair(folder: Path, listed: Mapping[str, Any], trials: list[dict[str, Any]],
     times: list[Any] = []
     while len(chosen) > 1:
         result = _apart(folder, timeout * (len(chosen) + 1), "paired", chosen, {})
+        _check_gpu(folder, listed, timeout, result)
         if result["status"] == "ok":
             times = result["times"]
             break
@@ -102,6 +121,8 @@ def _pair(folder: Path, listed: Mapping[str, Any], trials: list[dict[str, Any]],
             chosen = chosen[:-1]
     plans = [listed["candidates"][i]["plan"] for i in chosen] if times else []
     paired = {"job": listed["job"], "trials": len(trials), "plans": plans, "times": times, "cores": available_cpus()}
+    if listed["resolved"].get("kind") == CUDA:
+        paired["gpu"] = cuda_driver.facts()
     with atomic_path(folder / PAIRED) as staged:
         staged.write_text(json.dumps(paired) + "\n")
 
@@ -128,21 +149,23 @@ def _apart(
 def _answer(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     """In the process of its own: check and time candidates."""
     listed = read_list(folder)
+    on_gpu = cuda_driver.device() if listed["resolved"].get("kind") == CUDA else None
+    if asked["what"] == "gpu":
+        return {"status": "ok"}
     X = np.load(folder / ROWS, allow_pickle=False)
     wanted = np.load(folder / WANTED, allow_pickle=False)
     batches, n = [int(b) for b in listed["batches"]], int(listed["n_rows"])
     best = {int(b): float(ns) for b, ns in asked["best"].items()}
+    if on_gpu is not None:
+        opened, wrong_in, n = _on_gpu(folder, listed, on_gpu, X, wanted)
+    else:
+        opened, wrong_in = partial(_on_cpu, folder, listed, X, wanted), partial(measure.first_difference, wanted=wanted)
     clocks = []
     for place, index in enumerate(asked["indices"]):
-        candidate = listed["candidates"][index]
-        module = tvm_ffi.load_module(str((folder / candidate["code"]).absolute()))
-        blob = np.fromfile(folder / candidate["model"], np.uint8)
-        out = aligned(wanted.nbytes).view(wanted.dtype).reshape(wanted.shape)
-        run = measure.bind(module[listed["symbol"]], X, out, candidate["scratch_bytes"], blob)
-        clock = measure.clock_of(run)
+        compute, clock = opened(listed["candidates"][index])
         if asked["what"] == "one" and (slow := measure.too_slow(clock, n, batches, best)) is not None:
             return {"status": "slow", "message": f"{measure.TOO_SLOW:.0f} times slower than the best", "ns": slow}
-        if wrong := measure.first_difference(measure.compute_of(run, out), wanted):
+        if wrong := wrong_in(compute):
             return {"status": "wrong", "message": wrong} | ({"place": place} if asked["what"] == "paired" else {})
         clocks.append(clock)
     if asked["what"] == "one":
@@ -150,6 +173,39 @@ def _answer(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
         return {"status": "ok", "ns": measure.medians(times)}
     paired = measure.sample(clocks, n, batches, PAIRED_ROUNDS)
     return {"status": "ok", "times": [{str(b): samples for b, samples in t.items()} for t in paired]}
+
+
+Opened = Callable[[Mapping[str, Any]], tuple[Any, measure.Clock]]
+"""Of a candidate of the list: how it computes, and its clock."""
+
+
+def _on_cpu(
+    folder: Path, listed: Mapping[str, Any], X: np.ndarray, wanted: np.ndarray, candidate: Mapping[str, Any]
+) -> tuple[measure.Compute, measure.Clock]:
+    module = tvm_ffi.load_module(str((folder / candidate["code"]).absolute()))
+    blob = np.fromfile(folder / candidate["model"], np.uint8)
+    out = aligned(wanted.nbytes).view(wanted.dtype).reshape(wanted.shape)
+    run = measure.bind(module[listed["symbol"]], X, out, candidate["scratch_bytes"], blob)
+    return measure.compute_of(run, out), measure.clock_of(run)
+
+
+def _on_gpu(
+    folder: Path, listed: Mapping[str, Any], device: cuda_driver.Device, X: np.ndarray, wanted: np.ndarray
+) -> tuple[Opened, Callable[[measure_cuda.Compute], str | None], int]:
+    """How candidates are opened, what is wrong in what one computes, and the rows that calls are timed over."""
+    batches, n_rows = [int(b) for b in listed["batches"]], int(listed["n_rows"])
+    n = measure_cuda.resident_rows(n_rows, batches)
+    rows = measure_cuda.place(device, X, n_rows, n)
+
+    def opened(candidate: Mapping[str, Any]) -> tuple[measure_cuda.Compute, measure.Clock]:
+        code = measure_cuda.read(folder / candidate["code"])
+        model = measure_cuda.load(code, np.fromfile(folder / candidate["model"], np.uint8), device)
+        return measure_cuda.bind(model, rows, "raw", wanted.shape[1], wanted.dtype)
+
+    def wrong(compute: measure_cuda.Compute) -> str | None:
+        return measure_cuda.first_difference(compute, wanted, X.dtype, n_rows, batches)
+
+    return opened, wrong, n
 
 
 def main(arguments: Sequence[str]) -> int:

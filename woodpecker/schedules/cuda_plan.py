@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..errors import StrategyError
 from ..predicates import Canonical
-from ..relay_ops.options import resolve
+from ..relay_ops.options import Option, resolve
 from ..relay_ops.plan import STRATEGIES as OF_CPUS
 from ..relay_ops.plan import Step
+from ..runtime.cuda import FEW_ROWS
 from .cuda_strategies import STRATEGIES, WALKING
 
 PREFIX = "cuda_"
 MARGIN = 1.5
 """How many times cheaper than the walks another strategy must be by the estimates, as long as no GPU has confirmed
 them."""
+COMMON = {
+    "cuda_few_rows": Option(
+        FEW_ROWS, 0, 65536, "rows for each multiprocessor up to which a row gets a block; beyond, a thread"
+    ),
+}
+"""Options that every strategy has beside its own."""
+COMMON_SPACE = {"cuda_few_rows": (0, 1, 8, 32, 128, 512, 2048)}
+"""What tuning tries of them."""
 
 
 def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -30,7 +40,7 @@ def make_plan(canonical: Canonical, strategy: str, given: Mapping[str, Any]) -> 
     Args:
         canonical: The forest.
         strategy: "auto", or one of STRATEGIES.
-        given: Its options; "auto" takes none.
+        given: Its options, and those of COMMON; "auto" takes none.
 
     Raises:
         StrategyError: the strategy is not there for CUDA, an option is wrong, or the strategy can't serve this forest.
@@ -46,7 +56,7 @@ def make_plan(canonical: Canonical, strategy: str, given: Mapping[str, Any]) -> 
         what = "is not there for CUDA yet" if strategy in (*OF_CPUS, "depth_rule") else "is unknown"
         raise StrategyError(f"strategy {strategy!r} {what}; for CUDA there are {known}")
     module = STRATEGIES[strategy]
-    options = resolve(strategy, module.OPTIONS, given)
+    options = resolve(strategy, module.OPTIONS | COMMON, given)
     if wrong := module.wrong_options(options):
         raise StrategyError(wrong)
     if refusal := module.refusal(canonical, options):
@@ -56,7 +66,7 @@ def make_plan(canonical: Canonical, strategy: str, given: Mapping[str, Any]) -> 
 
 def _cheapest(canonical: Canonical) -> Step:
     considered: dict[str, float | str] = {}
-    options = {name: resolve(name, module.OPTIONS, {}) for name, module in STRATEGIES.items()}
+    options = {name: resolve(name, module.OPTIONS | COMMON, {}) for name, module in STRATEGIES.items()}
     for name, module in STRATEGIES.items():
         refusal = module.refusal(canonical, options[name])
         considered[name] = refusal or round(module.cycles(canonical, options[name]), 1)
@@ -64,3 +74,42 @@ def _cheapest(canonical: Canonical) -> Step:
     best = min(costs, key=lambda name: costs[name] * (1.0 if name in WALKING else MARGIN))
     reason = f"the lowest estimate: {costs[best]:,.0f} cycles of a multiprocessor per row"
     return Step(0, best, options[best], reason, considered)
+
+
+def plan_of(canonical: Canonical, steps: Sequence[Mapping[str, Any]], reason: str) -> tuple[Step, ...]:
+    """The plan with these steps, which a tuning record or a tuning job wrote down: a GPU's has one.
+
+    Args:
+        canonical: The forest.
+        steps: {"min_rows", "strategy", "options"}; options that are absent have their defaults.
+        reason: Why this plan was chosen, for people.
+
+    Raises:
+        StrategyError: it is no plan, or its strategy can't serve this forest.
+    """
+    if len(steps) != 1 or steps[0]["min_rows"] != 0:
+        raise StrategyError(f"a plan for a GPU must have one step, from 0 rows on, found {len(steps)}")
+    name, options = steps[0]["strategy"], steps[0]["options"]
+    if not isinstance(name, str) or name == "auto" or not isinstance(options, Mapping):
+        raise StrategyError(f"a plan's step must name a strategy and its options, found {name!r}, {options!r}")
+    return (replace(make_plan(canonical, name, options), reason=reason),)
+
+
+def space(canonical: Canonical) -> dict[str, dict[str, tuple[int, ...]]]:
+    """strategy -> option -> candidates for tuning, of the strategies that serve this forest."""
+    defaults = {name: resolve(name, module.OPTIONS | COMMON, {}) for name, module in STRATEGIES.items()}
+    return {
+        name: module.space(canonical) | COMMON_SPACE
+        for name, module in STRATEGIES.items()
+        if module.refusal(canonical, defaults[name]) is None
+    }
+
+
+def by_estimate(canonical: Canonical, names: Iterable[str]) -> list[str]:
+    """Strategies that serve this forest, the cheapest first."""
+
+    def cost(name: str) -> float:
+        module = STRATEGIES[name]
+        return float(module.cycles(canonical, resolve(name, module.OPTIONS | COMMON, {})))
+
+    return sorted(names, key=cost)

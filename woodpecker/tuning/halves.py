@@ -25,15 +25,17 @@ from ..predicates import canonicalise
 from ..relay_ops.plan import make_plan, steps_of
 from ..runtime import candidates, machine, strict_json
 from ..runtime.files import atomic_path, check_path
-from ..targets import import_tvm
+from ..targets import CpuTarget, import_tvm
+from ..targets_cuda import KIND, CudaTarget
 from . import offline, records, search, store
 from . import space as spaces
 from .candidate import SYMBOL
-from .job import BATCHES, Job, describe, log_folder, new_job, prepare, today
+from .gpu import DEVICE, PLANS
+from .job import Job, describe, log_folder, new_job, prepare, today
 from .offline import Progress, Runner, TuningRecords
 from .pool import Pool
 from .records import PlanSteps, Record
-from .shape import digest, shape_class, target_key
+from .shape import digest, gpu_key, shape_class, target_key
 
 BUILD_SECONDS = 300.0
 BUILD_BYTES = 8 * 2**30
@@ -49,7 +51,7 @@ def make(
     target: Any = "llvm",
     trials: int = 64,
     data: Any = None,
-    batches: Sequence[int] = BATCHES,
+    batches: Sequence[int] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     missing: float = math.nan,
@@ -72,13 +74,16 @@ def make(
             its platform.
     """
     job = new_job(model, target, trials, data, batches, seed, check_path(folder), missing, iteration_range, remote=True)
-    if job.where.system != "linux":  # elsewhere a library has to name the one that TVM's code takes a function from
+    if (
+        isinstance(job.where, CpuTarget) and job.where.system != "linux"
+    ):  # elsewhere a library has to name the one that TVM's code takes a function from
         system = machine.SYSTEMS[job.where.system]
         raise TargetError(
             f"target {job.where.name!r} is {system}, and candidates are made for Linux only: compile without tuning, "
             "or tune on a Linux machine with the same CPU"
         )
-    toolchain.find(job.where.platform)
+    if isinstance(job.where, CpuTarget):
+        toolchain.find(job.where.platform)
     command = [sys.executable, *offline.WORKER, str(job.folder), str(BUILD_BYTES)]
     with store.locked(job.folder), Pool(command, job.folder / store.LOG, lambda asked: BUILD_SECONDS) as pool:
         prepare(job)
@@ -114,7 +119,7 @@ def _read_me(job: Job) -> str:
     name = shlex.quote(job.folder.name)
     return f"""\
 Candidates of woodpecker {__version__} for {describe(job.forest)}.
-They are to be measured on {machine.needs([job.settings["resolved"]])}.
+They are to be measured on {candidates.needs(job.settings["resolved"])}.
 
 1. Copy this folder, all of it, to the device. What is needed there is Python with woodpecker's base package, which
    needs numpy and apache-tvm-ffi; no compiler, no TVM, and not the library that trained the model.
@@ -160,7 +165,7 @@ def _plans(job: Job, measured: Sequence[Mapping[str, Any]], pending: list[PlanSt
         if plan is None:
             break
         completed = None
-        if len(plan) == 1:
+        if len(plan) == 1 and isinstance(job.where, CpuTarget):
             step = plan[0]
             completed = steps_of(make_plan(job.canonical, step["strategy"], step["options"], job.where.features))
         for each in (plan, completed):
@@ -222,9 +227,11 @@ def _verified(
 ) -> tuple[list[PlanSteps], search.Verdict]:
     """The plans of a paired run less those that would win but whose entries differ from the interpreter's, and the
     verdict. Where this machine can't run their code, what the device has compared must do."""
-    if not machine.runs(listed["resolved"]):
+    if not candidates.runs(listed["resolved"]):
         return plans, search.judge(plans, times)
     command = [sys.executable, *offline.WORKER, str(place), str(BUILD_BYTES)]
+    if listed["resolved"].get("kind") == KIND:
+        command += [DEVICE]
     with (
         tempfile.TemporaryDirectory(prefix="woodpecker-") as apart,
         Pool(command, Path(apart) / store.LOG, lambda asked: BUILD_SECONDS) as pool,
@@ -278,12 +285,13 @@ def _judged(place: Path, listed: Mapping[str, Any]) -> tuple[Record, list[dict[s
     else:
         plans, verdict = [default], search.Verdict(0, 1.0, (measured["ns"],), "no other plan was faster")
     where = store.resolved_target(settings)
-    if spaces.resolved(canonical, plans[verdict.winner]) is None:
+    kind = PLANS if isinstance(where, CudaTarget) else spaces.CPU
+    if spaces.resolved(canonical, plans[verdict.winner], kind) is None:
         raise InputError(f"{place}: the fastest plan can't serve the model: the folder is damaged")
     record = Record(
         digest=settings["digest"],
         shape=shape_class(canonical),
-        target=target_key(where, int(paired["cores"])),
+        target=gpu_key(paired["gpu"]) if isinstance(where, CudaTarget) else target_key(where, int(paired["cores"])),
         plan=plans[verdict.winner],
         default=default,
         ns_per_row=verdict.ns[verdict.winner],

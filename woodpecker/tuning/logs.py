@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from ..errors import InputError
 from ..runtime.files import check_path
 
 VARIABLE = "WOODPECKER_TUNING_LOGS"
+DEFAULTS = "defaults"
+"""What a plan is from where no record applied."""
 
 
 def shipped() -> Path:
@@ -62,3 +64,12 @@ def paths(tuning_logs: Any) -> list[Path] | None:
     if not isinstance(tuning_logs, Sequence):
         raise InputError(f"tuning_logs must be a path or a list of paths, found {type(tuning_logs).__name__}")
     return [check_path(path) for path in tuning_logs]
+
+
+def summary(tuning: Mapping[str, Any]) -> str:
+    """What `inspect` prints of what `woodpecker.tuning.lookup.tuned_plan` says; needs no TVM."""
+    if tuning["from"] == DEFAULTS:
+        text = "the default plan; no record applies"
+    else:
+        text = f"by a record ({tuning['logs']}) of {tuning['from']}: {tuning['model']}"
+    return text + "".join(f"; skipped: {reason}" for reason in tuning["skipped"])

@@ -13,12 +13,13 @@ import numpy as np
 
 from ..errors import InputError, TargetError
 from ..runtime import candidates, measure
+from ..targets_cuda import CudaTarget
 from . import records, search, store
-from .job import BATCHES, Job, describe, log_folder, new_job, prepare, today
+from .job import Job, describe, log_folder, new_job, prepare, today
 from .pool import Pool
 from .records import PlanSteps, Record
 from .search import Trial, Verdict, plan_in
-from .shape import shape_class, target_key
+from .shape import TargetKey, gpu_key, shape_class, target_key
 
 WORKER = ("-m", "woodpecker.tuning.worker")
 QUEUE_SECONDS = 60.0
@@ -64,7 +65,7 @@ def tune(
     target: Any = "llvm",
     trials: int = 64,
     data: Any = None,
-    batches: Sequence[int] = BATCHES,
+    batches: Sequence[int] | None = None,
     tracker: str | None = None,
     device_key: str | None = None,
     seed: int = 0,
@@ -80,14 +81,14 @@ def tune(
 
     Each candidate is compiled in a process of its own, its raw scores are compared with the interpreter's to the bit,
     and only then its time counts. What is measured is kept in the work folder at once: interrupt the job, and the same
-    call goes on where it was. One thread is measured.
+    call goes on where it was. One thread is measured, or this process's first GPU, with rows that are in its memory.
 
     Args:
         model, target, missing, iteration_range: See `woodpecker.compile`; but one target only.
         trials: How many candidates to measure.
         data: Rows such as will be predicted, of any kind that ``predict`` takes; float32 or float64 decides which
             entry is tuned. None: float32 rows drawn along root-to-leaf paths, by the training cover where there is one.
-        batches: Rows per call that matter, each as much as any other.
+        batches: Rows per call that matter, each as much as any other; None: 1 to 8,192, of a GPU 1 to 1,048,576.
         tracker: "HOST:PORT" of a TVM RPC tracker: candidates are measured on its devices, as many at once as there are.
         device_key: The key of these devices.
         seed: Of everything that is drawn.
@@ -115,6 +116,11 @@ def tune(
         if not isinstance(device_key, str):
             raise InputError(f"device_key must be a str, found {device_key!r}")
     job = new_job(model, target, trials, data, batches, seed, work_dir, missing, iteration_range, tracker is not None)
+    if isinstance(job.where, CudaTarget) and tracker is not None:
+        raise TargetError(
+            f"candidates for {job.where.name!r} are not measured behind a tracker: tune on the GPU's machine, or "
+            "in two halves (woodpecker tune --build)"
+        )
     command = [sys.executable, *WORKER, str(job.folder), str(int(memory * 2**30))]
     workers, cores = 1, None
     if tracker is not None and device_key is not None:
@@ -122,6 +128,10 @@ def tune(
 
         workers, cores = devices(tracker, device_key), 0
         command += [tracker, device_key, str(timeout)]
+    elif isinstance(job.where, CudaTarget):
+        from .gpu import DEVICE
+
+        command += [DEVICE]
     elif not job.where.native:
         raise TargetError(
             f"code for target {job.where.name!r} does not run on this machine: measure it on a device, with tracker "
@@ -261,6 +271,12 @@ def _why(trials: Sequence[Trial], plan: PlanSteps) -> str:
     return next((f"{t['status']}: {t.get('message', '')}" for t in trials if plan_in(t) == plan), "it was not tried")
 
 
+def _key(job: Job, cores: int | None) -> TargetKey:
+    if isinstance(job.where, CudaTarget):
+        return gpu_key(job.settings["gpu"])
+    return target_key(job.where, cores)
+
+
 def make_record(
     job: Job, trials: Sequence[Trial], verdict: Verdict, plans: Sequence[PlanSteps], cores: int | None
 ) -> Record:
@@ -268,7 +284,7 @@ def make_record(
     return Record(
         digest=job.settings["digest"],
         shape=shape_class(job.canonical),
-        target=target_key(job.where, cores),
+        target=_key(job, cores),
         plan=plans[verdict.winner],
         default=job.search.default,
         ns_per_row=verdict.ns[verdict.winner],

@@ -70,7 +70,8 @@ class Pool:
             workers: How many processes.
 
         Yields:
-            (job, result). A result has a "status": what the worker answered, "timeout" or "crashed".
+            (job, result). A result has a "status": what the worker answered, "timeout" or "crashed". A worker whose
+            result is "ended" has done its last job.
 
         Raises:
             TargetError: a worker does not start.
@@ -90,7 +91,8 @@ class Pool:
                     return
                 for worker, result in list(_events(self._alive, self._selector, self._log)):
                     finished, worker.job = worker.job, None
-                    if result["status"] in ("timeout", "crashed") and worker in self._alive:
+                    over = result["status"] in ("timeout", "crashed") or result.pop("ended", False)
+                    if over and worker in self._alive:
                         self._stop(worker)
                     if finished is not None:
                         yield finished, result

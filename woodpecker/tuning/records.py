@@ -12,7 +12,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,17 +199,17 @@ def read_file(path: Path, tvm_version: str | None = None) -> list[Entry]:
     return entries
 
 
-def files(folder: Path, stem: str | None = None) -> list[Path]:
-    """The logs of a folder, or of a file: those of one target where ``stem`` is a `TargetKey.stem`."""
+def files(folder: Path, of: Callable[[str], bool] | None = None) -> list[Path]:
+    """The logs of a folder, or of a file: those of targets for whose `TargetKey.stem` ``of`` is true."""
     if folder.is_file():
         return [folder]
     found = sorted(p for p in folder.glob("*/*.jsonl") if p.is_file())  # reading a pipe would wait for ever
-    return found if stem is None else [p for p in found if p.parent.name.rpartition("-")[0] == stem]
+    return found if of is None else [p for p in found if of(p.parent.name.rpartition("-")[0])]
 
 
-def read(folder: Path, tvm_version: str | None = None, stem: str | None = None) -> list[Entry]:
-    """All lines of all logs of a folder, or of a file."""
-    return [entry for path in files(folder, stem) for entry in read_file(path, tvm_version)]
+def read(folder: Path, tvm_version: str | None = None, of: Callable[[str], bool] | None = None) -> list[Entry]:
+    """All lines of all logs of a folder, or of a file; ``of`` as for `files`."""
+    return [entry for path in files(folder, of) for entry in read_file(path, tvm_version)]
 
 
 def log_path(folder: Path, record: Record) -> Path:

@@ -110,7 +110,7 @@ def rpc_device(tracker: str, key: str, seconds: float) -> Device:
             with tempfile.TemporaryDirectory(prefix="woodpecker-") as folder:
                 # Loaded libraries are known by their names on the device.
                 path = Path(folder) / f"{os.urandom(6).hex()}.so"
-                candidate.write(code, task.where, entry, path)
+                candidate.write(code, task.cpu, entry, path)
                 with _or_lost():
                     if not sessions:
                         asked = _rpc().connect_tracker(host, port)

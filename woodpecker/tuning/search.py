@@ -21,7 +21,7 @@ from ..runtime.candidates import faster, key, succeeded
 from ..runtime.on_device import FINALISTS
 from . import space as spaces
 from .records import PlanSteps
-from .space import Space, joined
+from .space import Kind, Space, joined
 
 LEADERS = 3
 MAX_LEADERS = 10
@@ -58,6 +58,7 @@ class Search:
         batches: Rows per call.
         trials: How many to make.
         seed: Of all that is drawn.
+        kind: Of plans, for CPUs or for GPUs.
     """
 
     canonical: Canonical
@@ -67,6 +68,7 @@ class Search:
     batches: tuple[int, ...]
     trials: int
     seed: int
+    kind: Kind = spaces.CPU
 
 
 def plan_in(trial: Trial) -> PlanSteps:
@@ -98,13 +100,13 @@ def next_plan(
         return None
     join = join or number >= explored(search)
     seen = {key(plan_in(t)) for t in trials} | {key(plan) for plan in pending}
-    names = spaces.by_estimate(search.canonical, search.space, search.features)
+    names = search.kind.by_estimate(search.canonical, search.space, search.features)
     first = [search.default] + [spaces.single(name, {}) for name in names]
     if not join:
         failed = {t["plan"][0]["strategy"] for t in trials if len(t["plan"]) == 1 and t["status"] != "ok"}
         first += [plan for name in names if name not in failed for plan in spaces.few(search.space, name)]
     for plan in first:
-        full = spaces.resolved(search.canonical, plan)
+        full = spaces.resolved(search.canonical, plan, search.kind)
         if full is not None and key(full) not in seen:
             return full
     rng = np.random.default_rng([search.seed, 4, number])
@@ -115,14 +117,14 @@ def next_plan(
         best = faster(trials, search.default)[:LEADERS] or [{"plan": search.default}]
         for _ in range(DRAWS):
             one = best[int(rng.integers(len(best)))]
-            drawn = spaces.moved(rng, search.space, plan_in(one), search.canonical, SHIFTS)
+            drawn = spaces.moved(rng, search.space, plan_in(one), search.canonical, SHIFTS, search.kind)
             if drawn is not None and key(drawn) not in seen:
                 return drawn
     for _ in range(DRAWS):
         drawn = _draw(search, trials, rng)
         if drawn is not None and key(drawn) not in seen:
             return drawn
-    return next((p for p in spaces.every(rng, search.space, search.canonical) if key(p) not in seen), None)
+    return next((p for p in spaces.every(rng, search.space, search.canonical, search.kind) if key(p) not in seen), None)
 
 
 def explored(search: Search) -> int:
@@ -161,18 +163,20 @@ def _draw(search: Search, trials: Sequence[Trial], rng: np.random.Generator) -> 
     if not best or rng.random() < OFF_THE_TRACK:
         near = {t["plan"][0]["strategy"] for t in _singles(trials) if any(t["ns"][b] < 3 * best[b] for b in best)}
         names = sorted(near & search.space.keys()) or sorted(search.space)
-        return spaces.anywhere(rng, search.space, str(rng.choice(names)), search.canonical)
+        return spaces.anywhere(rng, search.space, str(rng.choice(names)), search.canonical, search.kind)
     leaders = _leaders(trials, int(rng.choice(search.batches)))
     leaders = [t for t in leaders if t["plan"][0]["strategy"] in search.space]
     if not leaders:
         return None
     chosen = leaders[min(int(rng.geometric(0.6)) - 1, len(leaders) - 1)]
-    return spaces.neighbour(rng, search.space, chosen["plan"][0], search.canonical)
+    return spaces.neighbour(rng, search.space, chosen["plan"][0], search.canonical, search.kind)
 
 
 def _joined(search: Search, trials: Sequence[Trial]) -> list[PlanSteps]:
     """Plans joined from the leaders at each batch size: of all of them, and of every two or three; the most promising
     first, by the times of their parts, those last that would be slower than the default somewhere."""
+    if not search.kind.joins:
+        return []
     leaders = [_leaders(trials, batch)[:PARTNERS] for batch in search.batches]
     known = {key(t["plan"]): t for found in leaders for t in found}
     if not known:

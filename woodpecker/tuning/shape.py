@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -134,11 +135,11 @@ class TargetKey:
     """Where times were measured.
 
     Args:
-        kind: TVM's kind of target, "llvm".
-        machine: Architecture, by LLVM's name.
-        cpu: LLVM's name of the CPU, or of the level.
+        kind: TVM's kind of target, "llvm" or "cuda".
+        machine: Architecture, by LLVM's name, or of the GPU: "sm_90".
+        cpu: LLVM's name of the CPU, or of the level; or the name of the GPU, in small letters with - between words.
         features: Those of `FEATURES` that code may use.
-        cores: CPUs of the device; 0: unknown.
+        cores: CPUs of the device, 0: unknown; or multiprocessors of the GPU.
     """
 
     kind: str
@@ -165,6 +166,12 @@ def target_key(where: CpuTarget, cores: int | None = None) -> TargetKey:
         cores = available_cpus() if where.native else 0
     features = tuple(name for name in FEATURES if name in where.features)
     return TargetKey("llvm", where.machine, where.cpu, features, cores)
+
+
+def gpu_key(gpu: Mapping[str, Any]) -> TargetKey:
+    """The key of a GPU, of its "name", "arch" and "multiprocessors" as `runtime.cuda_driver.facts` tells them."""
+    name = re.sub(r"[^a-z0-9]+", "-", gpu["name"].lower()).strip("-") or "unnamed"
+    return TargetKey("cuda", gpu["arch"], name, (), gpu["multiprocessors"])
 
 
 def to_json(value: ShapeClass | TargetKey) -> dict[str, Any]:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..errors import StrategyError
 from ..predicates import Canonical
-from ..relay_ops.plan import MAX_MIN_ROWS, MAX_STEPS_OF_PLAN, STRATEGIES, TYPICAL_ROWS, plan_of, steps_of
+from ..relay_ops.plan import MAX_MIN_ROWS, MAX_STEPS_OF_PLAN, STRATEGIES, TYPICAL_ROWS, Step, plan_of, steps_of
 from ..relay_ops.vectors import vectors_of
 from .records import PlanSteps
 
@@ -23,6 +24,21 @@ Space = Mapping[str, Mapping[str, tuple[int, ...]]]
 """Strategy -> option -> candidates."""
 FEW = 4
 """Plans of one strategy that are all tried before its neighbours are: a search by chance would take longer."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is different about plans for CPUs and for GPUs.
+
+    Args:
+        plan_of: (forest, steps, reason) -> the plan, every option filled in, or a StrategyError.
+        by_estimate: (forest, space, CPU features) -> the strategies of a space, the cheapest first.
+        joins: Whether a plan has several steps, so that plans are joined from others.
+    """
+
+    plan_of: Callable[[Canonical, Sequence[Mapping[str, Any]], str], tuple[Step, ...]]
+    by_estimate: Callable[[Canonical, Space, Collection[str]], list[str]]
+    joins: bool
 
 
 def space_of(canonical: Canonical) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -45,15 +61,18 @@ def by_estimate(canonical: Canonical, space: Space, features: Collection[str]) -
     return sorted(space, key=lambda name: float(STRATEGIES[name].cost(canonical, TYPICAL_ROWS, vectors)))
 
 
+CPU = Kind(plan_of, by_estimate, joins=True)
+
+
 def single(strategy: str, options: Mapping[str, int]) -> PlanSteps:
     """The plan in which one strategy serves every row count."""
     return ({"min_rows": 0, "strategy": strategy, "options": dict(options)},)
 
 
-def resolved(canonical: Canonical, steps: Sequence[Mapping[str, Any]]) -> PlanSteps | None:
+def resolved(canonical: Canonical, steps: Sequence[Mapping[str, Any]], kind: Kind = CPU) -> PlanSteps | None:
     """A plan with every option that was left to the forest filled in, or None where it can't serve the forest."""
     try:
-        return steps_of(plan_of(canonical, steps, ""))
+        return steps_of(kind.plan_of(canonical, steps, ""))
     except StrategyError:
         return None
 
@@ -64,7 +83,7 @@ def size(space: Space) -> int:
 
 
 def neighbour(
-    rng: np.random.Generator, space: Space, step: Mapping[str, Any], canonical: Canonical
+    rng: np.random.Generator, space: Space, step: Mapping[str, Any], canonical: Canonical, kind: Kind = CPU
 ) -> PlanSteps | None:
     """The plan with one option moved to a value beside its own, or now and then to any."""
     options = {name: values for name, values in space[step["strategy"]].items() if len(values) > 1}
@@ -77,11 +96,16 @@ def neighbour(
         value = values[min(max(at, 0), len(values) - 1)]
     else:
         value = int(rng.choice(values))
-    return resolved(canonical, single(step["strategy"], {**step["options"], name: value}))
+    return resolved(canonical, single(step["strategy"], {**step["options"], name: value}), kind)
 
 
 def moved(
-    rng: np.random.Generator, space: Space, plan: PlanSteps, canonical: Canonical, shifts: Sequence[float]
+    rng: np.random.Generator,
+    space: Space,
+    plan: PlanSteps,
+    canonical: Canonical,
+    shifts: Sequence[float],
+    kind: Kind = CPU,
 ) -> PlanSteps | None:
     """A plan of several steps with one of them changed: an option of it, or the row count from which it serves."""
     i = int(rng.integers(len(plan)))
@@ -89,18 +113,20 @@ def moved(
     if i and rng.random() < 0.5:
         start = round(step["min_rows"] * float(rng.choice(shifts)))
         step = {**step, "min_rows": max(1, min(MAX_MIN_ROWS, start))}
-    elif step["strategy"] in space and (other := neighbour(rng, space, step, canonical)) is not None:
+    elif step["strategy"] in space and (other := neighbour(rng, space, step, canonical, kind)) is not None:
         step = {**other[0], "min_rows": step["min_rows"]}
-    return resolved(canonical, (*plan[:i], step, *plan[i + 1 :]))
+    return resolved(canonical, (*plan[:i], step, *plan[i + 1 :]), kind)
 
 
-def anywhere(rng: np.random.Generator, space: Space, strategy: str, canonical: Canonical) -> PlanSteps | None:
+def anywhere(
+    rng: np.random.Generator, space: Space, strategy: str, canonical: Canonical, kind: Kind = CPU
+) -> PlanSteps | None:
     """A plan of one strategy with options drawn from its space."""
     options = {name: int(rng.choice(values)) for name, values in sorted(space[strategy].items())}
-    return resolved(canonical, single(strategy, options))
+    return resolved(canonical, single(strategy, options), kind)
 
 
-def every(rng: np.random.Generator, space: Space, canonical: Canonical) -> Iterator[PlanSteps]:
+def every(rng: np.random.Generator, space: Space, canonical: Canonical, kind: Kind = CPU) -> Iterator[PlanSteps]:
     """All plans of one strategy, in a random order."""
     plans = [
         single(strategy, dict(zip(options, values, strict=True)))
@@ -108,7 +134,7 @@ def every(rng: np.random.Generator, space: Space, canonical: Canonical) -> Itera
         for values in itertools.product(*options.values())
     ]
     for i in rng.permutation(len(plans)):
-        if (plan := resolved(canonical, plans[i])) is not None:
+        if (plan := resolved(canonical, plans[i], kind)) is not None:
             yield plan
 
 

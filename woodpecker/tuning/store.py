@@ -29,6 +29,7 @@ from ..runtime import candidates, strict_json
 from ..runtime.candidates import TRIALS
 from ..runtime.files import append_line, atomic_path
 from ..targets import CpuTarget
+from ..targets_cuda import KIND, CudaTarget
 from .shape import scoring_arrays, scoring_scalars
 
 TASK, FOREST, LOG, TEMPORARY = "task.json", "forest.npz", "worker.log", "tmp"
@@ -104,9 +105,11 @@ def _clean(folder: Path) -> None:
     shutil.rmtree(folder / TEMPORARY, ignore_errors=True)
 
 
-def resolved_target(settings: Mapping[str, Any]) -> CpuTarget:
+def resolved_target(settings: Mapping[str, Any]) -> CpuTarget | CudaTarget:
     """The target of a folder's settings, which hold the fields of a resolved one."""
     fields = settings["resolved"]
+    if fields.get("kind") == KIND:
+        return CudaTarget(fields["name"], tuple(fields["archs"]))
     return CpuTarget(**{**fields, "features": tuple(fields["features"])})
 
 

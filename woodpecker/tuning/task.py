@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -18,8 +19,8 @@ from ..relay_ops.plan import Step
 from ..runtime import candidates, measure, strict_json
 from ..schedules.cpu import tables_of
 from ..targets import CpuTarget
+from ..targets_cuda import CudaTarget
 from . import store
-from .candidate import Code
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,15 @@ class Task:
     folder: Path
     canonical: Canonical
     tables: Callable[[Step], Layout]
-    where: CpuTarget
+    where: CpuTarget | CudaTarget
     X: np.ndarray
     n_rows: int
     batches: tuple[int, ...]
+
+    @property
+    def cpu(self) -> CpuTarget:
+        """The target of a task that is for a CPU."""
+        return cast(CpuTarget, self.where)
 
     @property
     def entry(self) -> str:
@@ -44,8 +50,9 @@ class Task:
         return loaded
 
 
-Open = Callable[[Task, Code, str, np.ndarray], tuple[measure.Compute, measure.Clock]]
-"""(task, code, entry, rows) -> a candidate's entry on a device."""
+Open = Callable[[Task, Any, str, np.ndarray], tuple[Any, measure.Clock]]
+"""(task, code, entry, rows) -> a candidate's entry on a device: `candidate.Code` and `measure.Compute` of a CPU,
+`candidate_cuda.GpuCode` and `measure_cuda.Compute` of a GPU."""
 Device = Callable[[float], AbstractContextManager[Open]]
 """A device for the time of a job, which may take this many times as long as one candidate."""
 

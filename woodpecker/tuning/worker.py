@@ -24,11 +24,14 @@ from ..errors import WoodpeckerError
 from ..manifest import ENTRIES
 from ..relay_ops import tree_traversal
 from ..relay_ops.plan import plan_of
-from ..runtime import candidates, measure
+from ..runtime import candidates, measure, measure_cuda
+from ..runtime.cuda_driver import DriverError
 from ..runtime.files import atomic_path
-from ..targets import resolve
-from . import candidate, store
+from ..targets import CpuTarget, resolve
+from ..targets_cuda import CudaTarget
+from . import candidate, candidate_cuda, gpu, store
 from .candidate import SYMBOL, Code, code_of
+from .candidate_cuda import GpuCode
 from .task import Device, DeviceLostError, Open, Task, load_task, scores_of
 
 ORACLE_STEPS = 2e7
@@ -60,6 +63,8 @@ def answer(task: Task, job: Mapping[str, Any], device: Device) -> dict[str, Any]
         return {"status": "memory", "message": "more memory than the limit allows"}
     except DeviceLostError as error:
         return {"status": "lost", "message": str(error)}
+    except DriverError as error:  # nothing more can be had of the driver in this process
+        return {"status": "lost", "message": str(error), "ended": True}
     except WoodpeckerError as error:
         return {"status": "refused", "message": str(error)}
     except Exception as error:  # whatever a candidate does is a fact about the candidate
@@ -69,7 +74,7 @@ def answer(task: Task, job: Mapping[str, Any], device: Device) -> dict[str, Any]
 
 def in_process(task: Task, code: Code, entry: str, X: np.ndarray) -> tuple[measure.Compute, measure.Clock]:
     """A candidate by JIT in this process."""
-    function = candidate.build(code, task.where, entry)[SYMBOL]
+    function = candidate.build(code, task.cpu, entry)[SYMBOL]
     out = scores_of(task, entry, len(X))
     run = measure.bind(function, X, out, code.scratch_bytes, code.blob)
     return measure.compute_of(run, out), measure.clock_of(run)
@@ -85,9 +90,10 @@ def _prepare(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]
     oracle = reference.predict_raw(canonical.forest, X[-n:])
     wanted = oracle
     if n < len(X):
-        here = dataclasses.replace(task, where=task.where if task.where.native else resolve("llvm"))
+        where = task.where if isinstance(task.where, CpuTarget) and task.where.native else resolve("llvm")
+        here = dataclasses.replace(task, where=where)
         walk = {"min_rows": 0, "strategy": tree_traversal.NAME, "options": {"trees": 1, "interleave": 1, "unroll": 1}}
-        code = code_of(canonical, plan_of(canonical, [walk], ""), here.where, task.tables)
+        code = code_of(canonical, plan_of(canonical, [walk], ""), where, task.tables)
         wanted = in_process(here, code, task.entry, X)[0]([(0, len(X))])
         if wrong := measure.difference(wanted[-n:], oracle):
             return {"status": "wrong", "message": f"a plain walk disagrees with the interpreter: {wrong}"}
@@ -95,18 +101,31 @@ def _prepare(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]
     return {"status": "ok", "oracle_rows": min(n, len(X))}
 
 
-def _code(task: Task, plan: Any) -> Code:
-    return code_of(task.canonical, plan_of(task.canonical, plan, ""), task.where, task.tables)
+def _code(task: Task, plan: Any) -> Code | GpuCode:
+    if isinstance(task.where, CudaTarget):
+        return candidate_cuda.code_of(task.canonical, gpu.PLANS.plan_of(task.canonical, plan, ""), task.where)
+    return code_of(task.canonical, plan_of(task.canonical, plan, ""), task.cpu, task.tables)
+
+
+def _rows(task: Task) -> int:
+    """Rows that calls are timed over."""
+    return gpu.resident_rows(task) if isinstance(task.where, CudaTarget) else task.n_rows
+
+
+def _difference(task: Task, compute: Any) -> str | None:
+    if isinstance(task.where, CudaTarget):
+        return measure_cuda.first_difference(compute, task.wanted, task.X.dtype, task.n_rows, task.batches)
+    return measure.first_difference(compute, task.wanted)
 
 
 def _measure(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
     compute, clock = opened(task, _code(task, job["plan"]), task.entry, task.X)
     best = {int(batch): ns for batch, ns in job["best"].items()}
-    if (slow := measure.too_slow(clock, task.n_rows, task.batches, best)) is not None:
+    if (slow := measure.too_slow(clock, _rows(task), task.batches, best)) is not None:
         return {"status": "slow", "message": f"{measure.TOO_SLOW:.0f} times slower than the best and more", "ns": slow}
-    if wrong := measure.first_difference(compute, task.wanted):
+    if wrong := _difference(task, compute):
         return {"status": "wrong", "message": wrong}
-    (times,) = measure.sample([clock], task.n_rows, task.batches, MEASURE_ROUNDS, best)
+    (times,) = measure.sample([clock], _rows(task), task.batches, MEASURE_ROUNDS, best)
     return {"status": "ok", "ns": measure.medians(times)}
 
 
@@ -115,10 +134,10 @@ def _compare(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]
     clocks = []
     for plan in job["plans"]:
         compute, clock = opened(task, _code(task, plan), task.entry, task.X)
-        if wrong := measure.first_difference(compute, task.wanted):
+        if wrong := _difference(task, compute):
             return {"status": "wrong", "message": wrong}
         clocks.append(clock)
-    times = measure.sample(clocks, task.n_rows, task.batches, job["rounds"])
+    times = measure.sample(clocks, _rows(task), task.batches, job["rounds"])
     return {"status": "ok", "times": [{str(batch): s for batch, s in t.items()} for t in times]}
 
 
@@ -144,8 +163,12 @@ def _build(task: Task, job: Mapping[str, Any], opened: Open) -> dict[str, Any]:
     if not (task.folder / model).exists():
         with atomic_path(task.folder / model) as staged:
             code.blob.tofile(staged)
+    if isinstance(code, GpuCode):
+        name = f"{job['place']:04}.cuda"
+        candidate_cuda.write(code, task.folder / name)
+        return {"status": "ok", "files": {"code": name, "model": model}}
     name = f"{job['place']:04}.so"
-    candidate.write(code, task.where, task.entry, task.folder / name)
+    candidate.write(code, task.cpu, task.entry, task.folder / name)
     return {"status": "ok", "files": {"code": name, "model": model, "scratch_bytes": code.scratch_bytes}}
 
 
@@ -161,13 +184,15 @@ def serve(folder: Path, memory: int, channel: TextIO, device: Device) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """FOLDER BYTES [TRACKER KEY SECONDS]"""
+    """FOLDER BYTES [cuda:0 | TRACKER KEY SECONDS]"""
     measure.end_with_parent()
     # Whatever LLVM or a library prints goes to the log, and never between two answers.
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     device: Device = lambda _: contextlib.nullcontext(in_process)  # noqa: E731
-    if len(arguments) > 2:
+    if arguments[2:] == [gpu.DEVICE]:
+        device = gpu.gpu_device()
+    elif len(arguments) > 2:
         from .remote import rpc_device
 
         device = rpc_device(arguments[2], arguments[3], float(arguments[4]))

@@ -1,0 +1,162 @@
+"""benchmarks.gpu, as far as it goes without a GPU: made, run with a driver that emulates one, and reported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import making, peers, reporting, running
+from benchmarks.shapes import Shape
+from woodpecker.runtime import cuda_driver
+from woodpecker.tuning import job, offline
+
+from .cuda_support import emulated_build, fake_driver
+from .gallery import ALONE
+
+ROOT = Path(__file__).parents[1]
+SHAPE = Shape(
+    "toy", "toy", "xgboost", "binary", 4, 3, {"max_depth": 2, "objective": "binary:logistic"}, 200
+)  # fmt: skip
+RUN = """
+import sys
+sys.modules.update(tvm=None, xgboost=None, lightgbm=None, sklearn=None, torch=None, cupy=None)
+from benchmarks.gpu import __main__ as gpu, limits, running
+from benchmarks.shapes import Shape
+from woodpecker.runtime import cuda_driver
+cuda_driver.LIBRARY, folder = sys.argv[1:]
+gpu.SHAPES = (Shape("toy", "toy", "xgboost", "binary", 4, 3, {}, 200),)
+running.TURN_SECONDS, running.MAX_HOST_BYTES, limits.COPY_BYTES = 0.001, 16 * 300, 2**16
+sys.exit(gpu.main(["run", folder, "--batches", "1", "300", "--input-gib", str(16 * 700 / 2**30)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cuda")
+    return fake_driver(folder).rename(folder / "libcuda.so.1")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("broken", [False, True])
+def test_make_run_and_report(broken, fake, tmp_path, monkeypatch, capsys):
+    """The middle one without compiler and libraries; an artifact whose bits are wrong gets no time."""
+    way = dict(strategy="perfect_tree_traversal", cuda_threads=32, **ALONE["perfect_tree_traversal"])
+    monkeypatch.setattr(gpu, "SHAPES", (SHAPE,))
+    monkeypatch.setattr(making, "NEAR", 50)
+    monkeypatch.setattr(making, "ways", lambda *_: [("ranks", way), ("refused", dict(strategy="nonesuch"))])
+    monkeypatch.setattr(offline, "WORKER", (str(Path(__file__).with_name("tuning_cuda.py")),))
+    for name, value in (("N_ROWS", 200), ("LEAST_ROWS", 200), ("N_CHECK", 50)):
+        monkeypatch.setattr(job, name, value)
+    monkeypatch.setattr("woodpecker.tuning.gpu.BATCHES", (1, 300))
+    monkeypatch.setenv("WOODPECKER_TEST_CUDA", str(fake))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    folder = tmp_path / "made"
+    trials = [] if broken else ["--trials", "2"]
+    with emulated_build(tmp_path, lambda text: text.replace(" <= ", " < ") if broken else text):
+        assert gpu.main(["make", str(folder), "--cache", str(tmp_path / "models"), *trials]) == 0
+    out = capsys.readouterr().out
+    assert "toy, refused: strategy 'nonesuch' is unknown" in out and f"{folder}: " in out and " MiB; --shape" in out
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(fake.parent))
+    command = [sys.executable, "-c", RUN, str(fake), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == int(broken), done.stderr
+    assert done.stdout.startswith("an emulated GPU, sm_90, 2 multiprocessors")
+    lines = reporting.read(folder / gpu.FIGURES)
+    assert lines[0]["machine"]["copy_GB_per_s"] > 0 and lines[0]["machine"]["GHz"] == 1.0
+    (checked,) = [line for line in lines if "wrong" in line]
+    assert (checked["wrong"] is None) is not broken
+    times = [(line["rows"], line["kind"]) for line in lines if "kind" in line]
+    want = [(1, "resident"), (300, "resident"), (700, "resident"), (1, "host"), (300, "host")]
+    assert times == ([] if broken else want)
+    assert all(line["ns_per_row"] > 0 for line in lines if "kind" in line)
+    absent = {line["peer"]: line["absent"] for line in lines if "absent" in line}
+    assert set(absent) == {peer.name for peer in peers.ALL}
+    assert "PyTorch, which holds the rows, is not installed" in absent["XGBoost on CUDA"]
+    assert "package nvforest does not import" in absent["nvForest"]
+    if not broken:
+        (tuning,) = [line["tuning"] for line in lines if "tuning" in line]
+        assert (tuning["trials"], tuning["not_ok"]) == (2, []) and set(tuning["default"]) in (set(), {"1", "300"})
+    assert gpu.main(["report", str(folder)]) == 0
+    text = capsys.readouterr().out
+    assert "# an emulated GPU" in text and "nvForest is absent: package nvforest does not import" in text
+    assert ("**ranks is wrong**: " in text) is broken
+    assert ("| ranks | 700 | resident |" in text) is not broken
+
+
+def test_peers_are_compared_before_they_are_timed(monkeypatch, tmp_path):
+    class Cpu:
+        def predict_raw(self, X):
+            return X[:, :1] * 2
+
+        def predict_proba(self, X):
+            return np.stack([1 - X[:, 0], X[:, 0]], 1)
+
+    def fails(shape, place):
+        raise RuntimeError("no such kernel\nmore")
+
+    def absent(shape, place):
+        raise peers.AbsentError("it is not here")
+
+    every = (
+        peers.Peer("raw", lambda *_: peers.Opened(lambda X: X[:, :1] * 2, "raw", "a call")),
+        peers.Peer("near", lambda *_: peers.Opened(lambda X: X[:, 0] * np.float32(1 + 1e-6), "link", "a call")),
+        peers.Peer("far", lambda *_: peers.Opened(lambda X: X[:, 0] + np.float32(0.1), "link", "a call")),
+        peers.Peer("absent", absent),
+        peers.Peer("fails", fails),
+    )
+    monkeypatch.setattr(peers, "ALL", every)
+    monkeypatch.setattr(running, "TURN_SECONDS", 1e-4)
+    X = np.random.default_rng(0).random((100, 4), np.float32)
+    lines = list(running._peers(SHAPE, tmp_path, Cpu(), X, [1, 100, 250], None))
+    told = {line["peer"]: line["differs"] for line in lines if "differs" in line}
+    assert told["raw"]["exact"] and not told["near"]["exact"] and 0 < told["near"]["max_abs"] < 1e-5
+    assert "rows are off" in told["far"]["reason"]
+    timed = [(line["peer"], line["rows"]) for line in lines if "kind" in line]
+    assert timed == [(name, n) for name in ("raw", "near") for n in (1, 100, 250)]
+    assert {line["peer"]: line["absent"] for line in lines if "absent" in line} == {
+        "absent": "it is not here",
+        "fails": "RuntimeError: no such kernel",
+    }
+
+
+def test_shares_of_limits():
+    machine = {
+        "gpu": "a GPU", "arch": "sm_90", "multiprocessors": 100, "GHz": 2.0, "copy_GB_per_s": 4000.0, "free_bytes": 1
+    }  # fmt: skip
+    own = {"model": "m", "way": "auto"}
+    lines = [
+        {"machine": machine},
+        {**own, "wrong": None, "row_bytes": 120, "cycles": 100.0, "wavefronts": 40.0},
+        {**own, **running.figures(1000, "resident", 1000.0, 120)},
+        {**own, **running.figures(1000, "host", 9000.0, 120)},
+        {"model": "m", "peer": "nvForest", **running.figures(1000, "peer", 5000.0, 112)},
+        {"model": "m", "tuning": "the GPU no longer answers"},
+    ]
+    text = reporting.report(lines)
+    # 120 bytes at 4,000 bytes/ns; 100 and 40 cycles of 200 a ns
+    assert "| auto | 1,000 | resident | 1.0 | 1.000 | 120.0 | 3.0% | 20.0% | 50.0% |" in text
+    assert "| auto | 1,000 | host | 9.0 | 9.000 | 13.3 |  |  |  |" in text
+    assert "| nvForest | m | 1,000 | 5.0 |" in text
+    assert "- tuning: failed: the GPU no longer answers" in text
+    assert "## Against peers" not in reporting.report(lines[:3])
+    assert reporting.report([]) == "Nothing was run.\n"
+
+
+def test_without_a_gpu(tmp_path, monkeypatch):
+    from woodpecker.errors import TargetError
+
+    monkeypatch.setattr(cuda_driver, "LIBRARY", "libnonesuch.so.1")
+    with pytest.raises(TargetError, match="this machine has no CUDA driver"):
+        gpu.main(["run", str(tmp_path)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cut_line_is_left_out(tmp_path):
+    (tmp_path / "gpu.jsonl").write_text(json.dumps({"machine": {}}) + '\n{"model": "')
+    assert reporting.read(tmp_path / "gpu.jsonl") == [{"machine": {}}]
