@@ -46,7 +46,9 @@ class Tensor:
         return _capsule(ctypes.addressof(tensor), b"dltensor", None)
 
     def get(self) -> np.ndarray:
-        """A copy in the memory of the host, which the fake driver's is."""
+        """A copy in the memory of the host, which the fake driver's is, once all streams are done."""
+        with Current(device().context):
+            call("cuCtxSynchronize")
         return self.host.copy()
 
     def view(self, host: np.ndarray) -> Any:

@@ -164,7 +164,7 @@ class TestRowsOfTheGpu:
             gpu.predict_raw(odd)
         with pytest.raises(InputError, match="out must be a numpy array"):
             gpu.predict_raw(X, out=there)
-        assert state(fake)["contexts"] == state(fake)["overrun"] == 0
+        assert state(fake)["contexts"] == state(fake)["mistakes"] == 0
 
     def test_other_libraries(self, gpu, forest, fake):
         """On the stream of whichever is known; else it is waited for."""

@@ -72,6 +72,8 @@ def make(canonical: Canonical, target: CudaTarget, step: Step, first_directory: 
     manifest = {
         "directory": first_directory,
         "plan": step.manifest(),
+        # Linear leaves read them again, one after the other.
+        "rows_once": canonical.forest.linear_offset is None,
         "launches": {
             entry: [how.threads, how.rows, how.shared_bytes, how.scratch_bytes]
             for entry, how in prepared.launches.items()

@@ -31,7 +31,7 @@ def load(manifest: Mapping[str, Any], blob: np.ndarray, number: int, what: str) 
     # First, because it says best what is wrong with this machine.
     device = cuda_driver.device(number)
     codes, launches = contents(manifest, blob, what)
-    return cuda.load(codes, launches, blob, device)
+    return cuda.load(codes, launches, blob, device, bool(manifest["cuda"].get("rows_once", False)))
 
 
 def here(manifest: Mapping[str, Any], blob: np.ndarray) -> tuple[Model | None, str | None]:

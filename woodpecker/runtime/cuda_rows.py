@@ -19,8 +19,9 @@ import numpy as np
 
 from ..errors import InputError, WoodpeckerError
 from . import cuda
-from .cuda import COMPARED, Check, Model
+from .cuda import Model
 from .cuda_driver import Current, call, made
+from .cuda_host import COMPARED, Check
 from .rows import CUDA, InputSpec, check_shape, on_gpu, to_torch
 
 LEGACY_STREAM = 1

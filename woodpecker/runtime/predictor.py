@@ -159,6 +159,13 @@ class Predictor(CompiledModel):
                 scores = np.empty_like(given)
             elif any(np.may_share_memory(part, given) for part in rows.memory):
                 raise InputError("out shares memory with X, which is read while out is written: pass another array")
+        if self._gpu is not None and rows.n and width and rows.block_rows < rows.n:
+            from .cuda_host import run_blocks
+
+            run_blocks(self._gpu, kind, (block for _, _, block in rows.blocks()), scores, self._compare)
+            if scores is not given:
+                given[...] = scores
+            return given if out is None else out, rows.restore
         name = f"{kind}_{'f32' if rows.dtype == np.float32 else 'f64'}"
         for begin, end, block in rows.blocks():
             self._call(name, block, scores[begin:end])
@@ -172,7 +179,7 @@ class Predictor(CompiledModel):
         if n == 0 or out.size == 0:
             return
         if self._gpu is not None and not on_cpu and not name.startswith("link_"):
-            from .cuda import run
+            from .cuda_host import run
 
             run(self._gpu, name.partition("_")[0], X, out, self._compare)
             return
