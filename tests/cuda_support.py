@@ -91,7 +91,7 @@ def cpp(text: str) -> str:
     body = text[text.index('extern "C" __global__') :]
     body, shared = re.subn(r"extern __shared__ __align__\(\d+\) (\w+) (\w+)\[\];", r"\1* \2 = shared_memory;", body)
     assert shared == text.count("__shared__")
-    parts = [f'#include "{EMULATOR}"', *re.findall(r"^#define CUDART_\w+ .*$", text, re.M), body]
+    parts = [f'#include "{EMULATOR}"', *re.findall(r"^#define .*$", text, re.M), body]
     for name, given in re.findall(r'^extern "C" __global__ void __launch_bounds__\(\d+\) (\w+)\((.*)\);$', body, re.M):
         declared = [p.replace("__restrict__", "") for p in given.split(", ")]
         names = [p.split()[-1] for p in declared]

@@ -61,6 +61,9 @@ class Array(Tensor):
 
     __module__ = "cupy"
 
+    def __getitem__(self, key: Any) -> Any:
+        return asarray(self.get()[key.get()]) if isinstance(key, Array) else self.view(self.host[key])
+
 
 def empty(shape: Sequence[int], dtype: Any) -> Array:
     dtype = np.dtype(dtype)
