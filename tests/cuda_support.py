@@ -91,7 +91,7 @@ def cpp(text: str) -> str:
     body = text[text.index('extern "C" __global__') :]
     body, shared = re.subn(r"extern __shared__ __align__\(\d+\) (\w+) (\w+)\[\];", r"\1* \2 = shared_memory;", body)
     assert shared == text.count("__shared__")
-    parts = [f'#include "{EMULATOR}"', *re.findall(r"^#define CUDART_\w+ .*$", text, re.M), body]
+    parts = [f'#include "{EMULATOR}"', *re.findall(r"^#define .*$", text, re.M), body]
     for name, given in re.findall(r'^extern "C" __global__ void __launch_bounds__\(\d+\) (\w+)\((.*)\);$', body, re.M):
         declared = [p.replace("__restrict__", "") for p in given.split(", ")]
         names = [p.split()[-1] for p in declared]
@@ -148,7 +148,7 @@ def fake_driver(folder: Path) -> Path:
     return library(Path(__file__).parent / "c" / "fake_cuda.cpp", folder / "libcuda.so")
 
 
-STATE = ("allocations", "modules", "contexts", "launches", "overrun", "streams")
+STATE = ("allocations", "modules", "contexts", "launches", "mistakes", "streams", "pinned")
 
 
 def state(fake: Path) -> dict[str, int]:
@@ -156,6 +156,13 @@ def state(fake: Path) -> dict[str, int]:
     found = (ctypes.c_int * len(STATE))()
     ctypes.CDLL(str(fake)).fake_state(found)
     return dict(zip(STATE, found, strict=True))
+
+
+def calls(fake: Path) -> list[str]:
+    """The names of the fake driver's functions that were called since the last time."""
+    text = ctypes.create_string_buffer(2**20)
+    ctypes.CDLL(str(fake)).fake_log(text, ctypes.c_size_t(len(text)))
+    return text.value.decode().split()
 
 
 def run(

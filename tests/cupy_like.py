@@ -46,7 +46,9 @@ class Tensor:
         return _capsule(ctypes.addressof(tensor), b"dltensor", None)
 
     def get(self) -> np.ndarray:
-        """A copy in the memory of the host, which the fake driver's is."""
+        """A copy in the memory of the host, which the fake driver's is, once all streams are done."""
+        with Current(device().context):
+            call("cuCtxSynchronize")
         return self.host.copy()
 
     def view(self, host: np.ndarray) -> Any:
@@ -58,6 +60,9 @@ class Array(Tensor):
     """The same of CuPy."""
 
     __module__ = "cupy"
+
+    def __getitem__(self, key: Any) -> Any:
+        return asarray(self.get()[key.get()]) if isinstance(key, Array) else self.view(self.host[key])
 
 
 def empty(shape: Sequence[int], dtype: Any) -> Array:

@@ -15,11 +15,13 @@ import woodpecker as wp
 from woodpecker import reference
 from woodpecker.errors import InputError
 from woodpecker.forest import Method
+from woodpecker.relay_ops.link import ULP_BOUND
 
 from . import cupy_like
 from .cuda_support import emulated_gpu
 from .gallery import ALONE, FORESTS, rows
 from .support import assert_bits_equal
+from .test_links import ulps
 
 ELSEWHERE = 3
 """The GPU that is current; the model's is 0."""
@@ -82,16 +84,19 @@ def test_torch(model, torch, current):
 
 
 def test_cupy(model, current, monkeypatch):
-    """Answers that were made on the host go back to the GPU that X is on."""
+    """Answers are made on the GPU that X is on; and those of the host go back there."""
     forest, gpu = model
     made_on = []
 
-    def asarray(host: np.ndarray) -> cupy_like.Array:
-        made_on.append(current[-1])
-        return cupy_like.asarray(host)
+    def counted(make: Any) -> Any:
+        def made(*given: Any) -> cupy_like.Array:
+            made_on.append(current[-1])
+            return make(*given)
+
+        return made
 
     cupy = cupy_like.module(0)
-    cupy.__dict__["asarray"] = asarray
+    cupy.__dict__.update(asarray=counted(cupy_like.asarray), empty=counted(cupy_like.empty))
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     X = rows(forest, 40, 1, "float32")
     there = cupy_like.asarray(X)
@@ -104,8 +109,12 @@ def test_cupy(model, current, monkeypatch):
             current.pop()
 
     there.device = Device()
-    assert_bits_equal(gpu.predict_proba(there).get(), gpu.predict_proba(X))
-    assert made_on == [0] and current == [ELSEWHERE]
+    want = gpu.predict_proba(X)
+    assert ulps(gpu.predict_proba(there).get(), want) <= ULP_BOUND
+    assert made_on == [0, 0] and current == [ELSEWHERE]  # raw scores, and linked ones
+    monkeypatch.setattr(gpu, "_methods", {})
+    assert_bits_equal(gpu.predict_proba(there).get(), want)
+    assert made_on == [0, 0, 0] and current == [ELSEWHERE]
 
 
 def test_out_in_the_memory_of_the_host(model, monkeypatch):

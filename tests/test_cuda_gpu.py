@@ -14,6 +14,7 @@ from woodpecker.errors import InputError, TargetError
 from woodpecker.forest import Method
 from woodpecker.runtime import cuda as runtime
 from woodpecker.runtime import cuda_driver
+from woodpecker.runtime import cuda_host as host
 
 from .cuda_support import cuda_c, prepared, skip_without_nvrtc
 from .gallery import FORESTS, rows
@@ -66,10 +67,10 @@ def assert_exact(gpu, made):
             scores, leaves = reference.predict_raw(forest, X), reference.apply(forest, X)
             for n in (1, 33, 1000, many):
                 out = np.full((n, forest.n_outputs), -77, scores.dtype)
-                runtime.run(model, "raw", X[:n], out)
+                host.run(model, "raw", X[:n], out)
                 assert_bits_equal(out, scores[:n], f"{code.kind} {dtype} {n} rows")
                 ids = np.full((n, forest.n_trees), -77, np.int32)
-                runtime.run(model, "apply", X[:n], ids)
+                host.run(model, "apply", X[:n], ids)
                 np.testing.assert_array_equal(ids, leaves[:n])
 
 

@@ -16,6 +16,7 @@ from woodpecker import reference
 from woodpecker.errors import ArtifactError, InputError, MissingExtraError, StrategyError, TargetError
 from woodpecker.predicates import canonicalise
 from woodpecker.runtime import cuda_driver, cuda_model, loader
+from woodpecker.runtime import rows as reading
 from woodpecker.runtime.format import FORMAT
 from woodpecker.runtime.loader import read_header
 from woodpecker.schedules import cuda_perfect_tree_traversal, cuda_plan
@@ -116,6 +117,19 @@ class TestPredictions:
         out = np.empty((70, 3), np.float32)
         assert gpu.predict_raw(X, out=out) is out
         assert_bits_equal(out, reference.predict_raw(forest, X))
+
+    def test_tables_that_are_converted(self, path, forest, fake, monkeypatch):
+        """Many blocks of them are one chunk for the GPU."""
+        monkeypatch.setattr(reading, "BLOCK_ROWS", 16)
+        cpu, gpu = wp.load(path), wp.load(path, device="cuda")
+        integers = np.arange(150 * forest.n_features).reshape(150, -1) % 7 - 3
+        before = state(fake)["launches"]
+        assert_bits_equal(gpu.predict_raw(integers), cpu.predict_raw(integers))
+        assert state(fake)["launches"] == before + 1
+        assert_like_cpu(gpu, cpu, integers)
+        out = np.zeros((150, 3), np.float32)
+        assert gpu.predict_raw(integers, out=out) is out
+        assert_bits_equal(out, cpu.predict_raw(integers))
 
     @pytest.mark.parametrize(
         ("name", "way"),

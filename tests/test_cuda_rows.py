@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import re
 import sys
 
 import numpy as np
@@ -11,12 +12,15 @@ import pytest
 
 import woodpecker as wp
 from woodpecker import reference
-from woodpecker.errors import InputError
+from woodpecker.errors import InputError, TargetError
+from woodpecker.forest import Method
+from woodpecker.relay_ops.link import ULP_BOUND
 
 from . import cupy_like
-from .cuda_support import compiled, emulated_gpu, state, three_classes
+from .cuda_support import compiled, emulated_build, emulated_gpu, state, three_classes
 from .gallery import FORESTS, rows
 from .support import assert_bits_equal
+from .test_links import ulps
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,7 +31,8 @@ def fake(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def forest():
-    return three_classes()
+    forest = three_classes()
+    return forest.replace(methods={**forest.methods, "margins": Method("value")}, classes=(np.array([5, 1, 3]),))
 
 
 @pytest.fixture(scope="module")
@@ -90,19 +95,75 @@ class TestRowsOfTheGpu:
         assert_bits_equal(gpu.predict_raw(there.view(same_row)).get(), reference.predict_raw(forest, X[[0] * 9]))
         assert gpu.predict_raw(there.view(there.host[:0, 2:-1])).shape == (0, 3)
 
-    def test_links_are_computed_by_the_host(self, gpu, path, forest, fake):
-        X = rows(forest, 40, 1, "float32")
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_methods(self, gpu, path, forest, fake, dtype):
+        """Links are computed there, within their bound; labels that are no numbers are the host's."""
+        X = rows(forest, 300, 1, dtype)
         cpu, there = wp.load(path), cupy_like.asarray(X)
-        gc.collect()
-        before = state(fake)["allocations"]
-        proba = gpu.predict_proba(there)
-        assert isinstance(proba, cupy_like.Array)
-        assert_bits_equal(proba.get(), cpu.predict_proba(X))
-        labels = gpu.predict(there)
-        assert isinstance(labels, np.ndarray) and labels.tolist() == cpu.predict(X).tolist()
-        del proba
-        gc.collect()
-        assert state(fake)["allocations"] == before
+        for name in ("predict_proba", "margins", "predict"):
+            first = getattr(gpu, name)(there).get()
+            gc.collect()
+            before, waits = state(fake)["allocations"], ctypes.CDLL(str(fake)).fake_waits()
+            got, want = getattr(gpu, name)(there), getattr(cpu, name)(X)
+            assert ctypes.CDLL(str(fake)).fake_waits() == waits  # of first calls only
+            assert isinstance(got, cupy_like.Array) and got.get().tobytes() == first.tobytes()
+            if name == "predict":
+                np.testing.assert_array_equal(first, want, strict=True)
+            else:
+                assert ulps(first, want) <= (ULP_BOUND if name == "predict_proba" else 0)
+            del got
+            gc.collect()
+            assert state(fake)["allocations"] == before
+        assert gpu.predict_proba(there.view(there.host[:0])).shape == (0, 3)
+
+    @pytest.mark.parametrize(("name", "labels"), [("float64", [7.5, -1.0]), ("zero_rule", ["a", "b"])])
+    def test_methods_of_one_output(self, name, labels, tmp_path):
+        methods = {
+            "predict": Method("label", "sigmoid"),
+            "predict_proba": Method("proba", "sigmoid"),
+            "score": Method("value", "identity", {"subtract": 0.25}),
+            "side": Method("outlier", "identity", {"subtract": 0.25}),
+            "values": Method("value", "exp", {"squeeze": False}),
+            "far": Method("value", "log_sigmoid"),
+        }
+        forest = FORESTS[name]().replace(methods=methods, classes=(np.array(labels),))
+        model = compiled(forest)
+        model.save(tmp_path / "model.so")
+        cpu = wp.load(tmp_path / "model.so")
+        X = rows(forest, 150, 2, "float32")
+        there = cupy_like.asarray(X)
+        for method in methods:
+            got, want = getattr(model, method)(there), getattr(cpu, method)(X)
+            if want.dtype.kind == "U":
+                assert isinstance(got, np.ndarray) and got.tolist() == want.tolist()
+                continue
+            assert isinstance(got, cupy_like.Array) and got.get().shape == want.shape, method
+            assert got.dtype == want.dtype
+            if method in ("predict", "side"):
+                np.testing.assert_array_equal(got.get(), want)
+            else:
+                assert ulps(np.ascontiguousarray(got.get()), want) <= ULP_BOUND, method
+
+    def test_wrong_links_are_not_returned(self, tmp_path, forest):
+        """Of the kernels of links, then of those of labels."""
+
+        def wrong_link(text: str) -> str:
+            return text.replace("((float)exp(", "(1.1f + (float)exp(")
+
+        def wrong_rule(text: str) -> str:
+            begin = text.rindex(" rule_0(")
+            return text[:begin] + re.sub(r"(\bout\[.*\]) = ", r"\1 = 1 + ", text[begin:])
+
+        for name, change, message in (
+            ("predict_proba", wrong_link, r"than the CPU \(link of predict_proba, row 0, column"),
+            ("predict", wrong_rule, r"than the CPU \(what predict makes of linked scores\)"),
+        ):
+            folder = tmp_path / name
+            folder.mkdir()
+            with emulated_build(folder, change):
+                wrong = compiled(forest)
+            with pytest.raises(TargetError, match=message):
+                getattr(wrong, name)(cupy_like.asarray(rows(forest, 40, 1, "float32")))
 
     def test_scratch(self, monkeypatch, fake):
         """It is of the stream's own memory."""
@@ -164,7 +225,7 @@ class TestRowsOfTheGpu:
             gpu.predict_raw(odd)
         with pytest.raises(InputError, match="out must be a numpy array"):
             gpu.predict_raw(X, out=there)
-        assert state(fake)["contexts"] == state(fake)["overrun"] == 0
+        assert state(fake)["contexts"] == state(fake)["mistakes"] == 0
 
     def test_other_libraries(self, gpu, forest, fake):
         """On the stream of whichever is known; else it is waited for."""

@@ -19,7 +19,7 @@ from .layout import Signature, directory
 from .predicates import Canonical
 from .runtime.cuda import Code, Launch
 from .runtime.format import pack
-from .schedules import cuda, cuda_ptx
+from .schedules import cuda, cuda_link, cuda_ptx
 
 EXACT = ("--ftz=false", "--fmad=false", "--prec-div=true", "--prec-sqrt=true")
 """Denormals stay, nothing is fused, divisions and square roots are rounded correctly."""
@@ -95,7 +95,7 @@ def source(kernels: Mapping[str, tvm.tirx.PrimFunc], arch: str) -> str:
         module = tvm.ir.transform.Sequential(passes)(module)
     text = tvm.get_global_func("target.build.cuda")(module, target).inspect_source()
     begin = text.index('extern "C" __global__')
-    return _TYPES + cuda_ptx.SOURCE + text[begin:]
+    return _TYPES + cuda_link.FUNCTIONS + cuda_ptx.SOURCE + text[begin:]
 
 
 _TYPES = """\

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import tvm
 
-from . import build_cuda
+from . import build_cuda, methods_cuda
 from .layout import Signature, directory
 from .predicates import Canonical
 from .relay_ops.plan import Step
 from .runtime.cuda import Code
 from .runtime.format import Directory
 from .runtime.threads import available_cpus
-from .schedules import cuda_plan
+from .schedules import cuda_link, cuda_plan
 from .targets_cuda import CudaTarget
 from .tuning.lookup import tuned_plan
 
@@ -89,16 +89,21 @@ def make(canonical: Canonical, target: CudaTarget, plan: Plan, first_directory: 
     """
     step = plan.step
     prepared = build_cuda.prepare(canonical, step.strategy, step.options)
-    codes = _codes(prepared.signatures, first_directory, target.archs)
+    described = methods_cuda.describe(canonical.forest)
+    methods = methods_cuda.text_of(canonical.forest, described)
+    codes = _codes(prepared.signatures, first_directory, target.archs, methods)
+    launches = {**prepared.launches, **dict.fromkeys(methods_cuda.entries(methods), cuda_link.LAUNCH)}
     stored = [np.frombuffer(zlib.compress(code.image, COMPRESSION), np.uint8) for code in codes]
     manifest = {
         "directory": first_directory,
         "plan": step.manifest(),
         "tuning": plan.tuning,
+        # Linear leaves read them again, one after the other.
+        "rows_once": canonical.forest.linear_offset is None,
         "launches": {
-            entry: [how.threads, how.rows, how.shared_bytes, how.scratch_bytes]
-            for entry, how in prepared.launches.items()
+            entry: [how.threads, how.rows, how.shared_bytes, how.scratch_bytes] for entry, how in launches.items()
         },
+        **described,
         "codes": [
             {
                 "kind": code.kind,
@@ -115,10 +120,13 @@ def make(canonical: Canonical, target: CudaTarget, plan: Plan, first_directory: 
 
 
 @functools.lru_cache(maxsize=64)
-def _codes(found: tuple[Signature, ...], first_directory: int, archs: tuple[str, ...]) -> tuple[Code, ...]:
+def _codes(
+    found: tuple[Signature, ...], first_directory: int, archs: tuple[str, ...], methods: str
+) -> tuple[Code, ...]:
     """A cubin for each architecture, and PTX of the oldest, which the driver compiles for all that have no cubin."""
     directories = (first_directory, first_directory + 2)
-    text = build_cuda.source(build_cuda.kernels(found, directories=directories), archs[0])
+    kernels = build_cuda.kernels(found, directories=directories) | methods_cuda.kernels(methods)
+    text = build_cuda.source(kernels, archs[0])
     wanted = [*((arch, "cubin") for arch in archs), (archs[0], "ptx")]
     # NVRTC takes a second or two for each, outside of Python's lock.
     with ThreadPoolExecutor(min(len(wanted), available_cpus())) as pool:

@@ -48,13 +48,14 @@ def link_stages(forest: Forest) -> list[dict[str, Any]]:
     """
     stages: list[dict[str, Any]] = []
     for method in forest.methods.values():
-        stage = _stage(method, forest)
+        stage = stage_of(method, forest)
         if stage is not None and stage not in stages:
             stages.append(stage)
     return stages
 
 
-def _stage(method: Method, forest: Forest) -> dict[str, Any] | None:
+def stage_of(method: Method, forest: Forest) -> dict[str, Any] | None:
+    """The link of a method as a stage of its own, see `link_stages`; None: the scores are its answer."""
     args = link.arguments(method.link, method.args)
     if method.kind == "leaves_onehot" or (method.link == "identity" and "divide" not in args):
         return None
@@ -93,7 +94,7 @@ def build_manifest(canonical: Canonical, levels: Sequence[Level], prefix: str, t
     stages = link_stages(forest)
     methods = {}
     for name, method in forest.methods.items():
-        stage = _stage(method, forest)
+        stage = stage_of(method, forest)
         index = None if stage is None else stages.index(stage)
         methods[name] = {"kind": method.kind, "link": index, "args": _plain(method.args)}
     return {

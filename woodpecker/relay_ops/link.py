@@ -7,9 +7,11 @@ every link is 2 ULP.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,9 +52,23 @@ class Sort:
 Link = Elementwise | Softmax | Argmax | Sort
 
 
+_SPELLING: ContextVar[Callable[[float, str], Expr]] = ContextVar("spelling", default=tirx.const)
+
+
+@contextlib.contextmanager
+def spelled(constant: Callable[[float, str], Expr]) -> Iterator[None]:
+    """Links that are emitted meanwhile have their constants from ``constant(value, dtype)``: a code generator may not
+    print every number as it is."""
+    token = _SPELLING.set(constant)
+    try:
+        yield
+    finally:
+        _SPELLING.reset(token)
+
+
 def const(x: Expr, value: float) -> Expr:
     """A constant of the dtype of ``x``."""
-    return tirx.const(value, str(x.ty.dtype))
+    return _SPELLING.get()(value, str(x.ty.dtype))
 
 
 def _sigmoid(x: Expr, args: Mapping[str, Any]) -> Expr:

@@ -1,27 +1,23 @@
 """CUDA kernels on a GPU.
 
 A model's code and blob are loaded once per GPU, into the GPU's primary context, which frameworks of the process share.
-Rows on the host go there in chunks, by two streams in turn, so that one's copies overlap the other's kernels.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, TargetError
+from ..errors import TargetError
 from .cuda_driver import Current, Device, P, call, made
 
-CHUNK_BYTES = 32 * 2**20
-"""Rows of a chunk: enough to keep a GPU busy while the next is copied."""
 FEW_ROWS = 128
 """Rows for each multiprocessor up to which a row gets a block, not a thread, unless the model says otherwise: beyond,
 all threads have rows."""
@@ -31,11 +27,6 @@ SCRATCH_BLOCKS = 8
 """Blocks for each multiprocessor where each needs scratch."""
 SHARED_BYTES, MAX_SHARED_BYTES = 48 * 1024, 8
 """Shared memory of a block that a kernel need not ask for, and CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES."""
-COMPARED = 256
-"""The first rows of a kernel that may be compared with what the CPU makes of them."""
-
-Check = Callable[[str, str, Callable[[], tuple[np.ndarray, np.ndarray]]], None]
-"""Called with a kernel that ran, "raw" or "apply", and what gives up to COMPARED rows of the host and its answers."""
 
 
 @dataclass(frozen=True)
@@ -93,17 +84,6 @@ def _version(arch: str) -> tuple[int, int]:
     return int(number[:-1]), int(number[-1])
 
 
-@dataclass
-class _Lane:
-    """A stream, and the memory of the GPU that the chunks on it use; ``kept`` are host arrays still to be read, and
-    ``then`` is what remains to be done when the stream is done."""
-
-    stream: int
-    buffers: dict[str, tuple[int, int]] = field(default_factory=dict)
-    kept: list[np.ndarray] = field(default_factory=list)
-    then: Callable[[], None] | None = None
-
-
 @dataclass(frozen=True)
 class Model:
     """A model on a GPU.
@@ -114,6 +94,7 @@ class Model:
         launches: entry -> how it is launched.
         blob: Where the model blob lies in the memory of the GPU.
         few_rows: Rows for each multiprocessor up to which a row gets a block, not a thread.
+        rows_once: Whether kernels read each value of a row once, so that they may as well read it over the bus.
     """
 
     device: Device
@@ -121,11 +102,18 @@ class Model:
     launches: Mapping[str, Launch]
     blob: int
     few_rows: int = FEW_ROWS
+    rows_once: bool = True
     _lanes: threading.local = field(default_factory=threading.local, compare=False)
 
 
 def load(
-    codes: Sequence[Code], launches: Mapping[str, Launch], blob: np.ndarray, on: Device, *, few_rows: int = FEW_ROWS
+    codes: Sequence[Code],
+    launches: Mapping[str, Launch],
+    blob: np.ndarray,
+    on: Device,
+    *,
+    few_rows: int = FEW_ROWS,
+    rows_once: bool = True,
 ) -> Model:
     """Load code and model into the memory of a GPU, where they stay as long as the model lives.
 
@@ -135,6 +123,7 @@ def load(
         blob: The model blob, uint8.
         on: The GPU.
         few_rows: Rows for each multiprocessor up to which a row gets a block, not a thread.
+        rows_once: See `Model`.
 
     Raises:
         TargetError: there is no code for the GPU, or the driver fails.
@@ -147,13 +136,13 @@ def load(
         for name, how in launches.items():
             if how.shared_bytes > SHARED_BYTES:
                 call("cuFuncSetAttribute", functions[name], MAX_SHARED_BYTES, how.shared_bytes)
-        memory = made("cuMemAlloc_v2", max(blob.nbytes, 1))
-        undo.callback(_drop, "cuMemFree_v2", memory)
-        call("cuMemcpyHtoDAsync_v2", memory, blob.ctypes.data, blob.nbytes, None)
+        there = made("cuMemAlloc_v2", max(blob.nbytes, 1))
+        undo.callback(_drop, "cuMemFree_v2", there)
+        call("cuMemcpyHtoDAsync_v2", there, blob.ctypes.data, blob.nbytes, None)
         call("cuStreamSynchronize", None)
         undo.pop_all()
-    model = Model(on, functions, launches, memory, few_rows=few_rows)
-    weakref.finalize(model, _unload, on.context, module, memory).atexit = False  # the process ends all by itself
+    model = Model(on, functions, launches, there, few_rows=few_rows, rows_once=rows_once)
+    weakref.finalize(model, _unload, on.context, module, there).atexit = False  # the process ends all by itself
     return model
 
 
@@ -218,106 +207,3 @@ def scratch_bytes(model: Model, entry: str, rows: int) -> int:
 def _blocks(model: Model, how: Launch, rows: int) -> int:
     most = SCRATCH_BLOCKS * model.device.multiprocessors if how.scratch_bytes else 2**31 - 1
     return min(-(-rows // how.rows), most)
-
-
-def run(model: Model, kind: str, X: np.ndarray, out: np.ndarray, check: Check | None = None) -> None:
-    """Compute rows that are in the memory of the host, and wait for it.
-
-    Args:
-        model: The model.
-        kind: "raw" or "apply".
-        X: (n, F) float32 or float64.
-        out: (n, K) of the accumulator's dtype, or (n, T) int32.
-        check: Called with each kernel that ran.
-
-    Raises:
-        InputError: X and out have different numbers of rows. TargetError: the driver fails.
-    """
-    if len(X) != len(out):
-        raise InputError(f"X has {len(X)} rows, and out {len(out)}")
-    row_bytes = X.itemsize * X.shape[1] + out.itemsize * out.shape[1]
-    size = max(1, min(CHUNK_BYTES // max(row_bytes, 1), len(X)))
-    with Current(model.device.context):
-        lanes = _lanes(model)
-        try:
-            for i, begin in enumerate(range(0, len(X), size)):
-                lane = lanes[i % len(lanes)]
-                _finish(lane)
-                _chunk(model, kind, lane, X[begin : begin + size], out[begin : begin + size])
-            for lane in lanes:
-                _finish(lane)
-            if check is not None:
-                # Of the first chunk, and of the last, which may be for another kernel.
-                for begin in {0, (len(X) - 1) // size * size}:
-                    head = slice(begin, min(begin + min(size, COMPARED), len(X)))
-                    kernel = entry_for(model, kind, X.dtype, min(size, len(X) - begin))
-                    check(kernel, kind, functools.partial(_heads, X[head], out[head]))
-        except BaseException:
-            for lane in lanes:
-                _abandon(lane)
-            raise
-
-
-def _heads(X: np.ndarray, out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.ascontiguousarray(X), np.ascontiguousarray(out)
-
-
-def _chunk(model: Model, kind: str, lane: _Lane, X: np.ndarray, out: np.ndarray) -> None:
-    entry = entry_for(model, kind, X.dtype, len(X))
-    packed = np.ascontiguousarray(X)
-    result = out if out.flags.c_contiguous else np.empty_like(out, order="C")
-    x, y = _buffer(lane, "x", packed.nbytes), _buffer(lane, "out", result.nbytes)
-    scratch = _buffer(lane, "scratch", scratch_bytes(model, entry, len(X)))
-    lane.kept = [packed, result]
-    call("cuMemcpyHtoDAsync_v2", x, packed.ctypes.data, packed.nbytes, lane.stream)
-    launch(model, entry, (x, X.shape[1]), (y, out.shape[1]), len(X), scratch, lane.stream)
-    call("cuMemcpyDtoHAsync_v2", result.ctypes.data, y, result.nbytes, lane.stream)
-    if result is not out:
-        lane.then = functools.partial(np.copyto, out, result)
-
-
-def _finish(lane: _Lane) -> None:
-    """Wait for what runs on a lane."""
-    if lane.kept:
-        call("cuStreamSynchronize", lane.stream)
-        lane.kept = []
-    if lane.then is not None:
-        lane.then()
-        lane.then = None
-
-
-def _abandon(lane: _Lane) -> None:
-    """Wait until the GPU no longer reads or writes arrays of the host, whatever became of it."""
-    with contextlib.suppress(TargetError):
-        call("cuStreamSynchronize", lane.stream)
-    lane.kept, lane.then = [], None
-
-
-def _lanes(model: Model) -> list[_Lane]:
-    """The two lanes of the calling thread."""
-    found: list[_Lane] | None = getattr(model._lanes, "lanes", None)
-    if found is None:
-        found = [_Lane(made("cuStreamCreate", 1)) for _ in range(2)]  # 1: not held up by the default stream
-        model._lanes.lanes = found
-        for lane in found:
-            weakref.finalize(lane, _close, model.device.context, lane.stream, lane.buffers).atexit = False
-    return found
-
-
-def _buffer(lane: _Lane, name: str, nbytes: int) -> int:
-    """Memory of the GPU, kept for the next chunk; called while nothing runs on the lane."""
-    address, capacity = lane.buffers.get(name, (0, 0))
-    if nbytes > capacity:
-        if capacity:
-            del lane.buffers[name]
-            call("cuMemFree_v2", address)
-        address = made("cuMemAlloc_v2", nbytes)
-        lane.buffers[name] = (address, nbytes)
-    return address
-
-
-def _close(context: int, stream: int, buffers: Mapping[str, tuple[int, int]]) -> None:
-    with contextlib.suppress(TargetError), Current(context):
-        for address, _ in buffers.values():
-            call("cuMemFree_v2", address)
-        call("cuStreamDestroy_v2", stream)

@@ -28,6 +28,8 @@ _FUNCTIONS: dict[str, list[Any]] = {
     "cuDeviceGetName": [ctypes.c_char_p, _I, _I],
     "cuDeviceGetAttribute": [ctypes.POINTER(_I), _I, _I],
     "cuDevicePrimaryCtxRetain": [_A, _I],
+    "cuCtxGetCurrent": [_A],
+    "cuCtxSetCurrent": [P],
     "cuCtxPushCurrent_v2": [P],
     "cuCtxPopCurrent_v2": [_A],
     "cuCtxSynchronize": [],
@@ -37,6 +39,10 @@ _FUNCTIONS: dict[str, list[Any]] = {
     "cuFuncSetAttribute": [P, _I, _I],
     "cuMemAlloc_v2": [_A, _Z],
     "cuMemFree_v2": [P],
+    "cuMemHostAlloc": [_A, _Z, _U],
+    "cuMemHostGetDevicePointer_v2": [_A, P, _U],
+    "cuMemFreeHost": [P],
+    "cuPointerGetAttribute": [P, _I, P],
     "cuMemAllocAsync": [_A, _Z, P],
     "cuMemFreeAsync": [P, P],
     "cuMemcpyHtoDAsync_v2": [P, P, _Z, P],
@@ -110,6 +116,15 @@ def call(name: str, *arguments: Any) -> None:
         _check(driver, status, name)
 
 
+def status_of(name: str, *arguments: Any) -> int:
+    """The status that a function of the driver returns, where others than 0 are no error to the caller.
+
+    Raises:
+        TargetError: there is no driver.
+    """
+    return int(getattr(_driver(LIBRARY), name)(*arguments))
+
+
 def made(name: str, *arguments: Any, kind: Any = P) -> int:
     """What a function of the driver hands out by its first argument."""
     value = kind()
@@ -153,13 +168,24 @@ def device(number: int = 0) -> Device:
 
 
 class Current:
-    """A context is the calling thread's current one, as long as the block runs."""
+    """A context is the calling thread's current one, as long as the block runs: nothing is to be done where it is
+    already, as in threads that use PyTorch or CuPy on that GPU."""
 
     def __init__(self, context: int) -> None:
         self._context = context
 
     def __enter__(self) -> None:
-        call("cuCtxPushCurrent_v2", self._context)
+        self._pushed = made("cuCtxGetCurrent") != self._context
+        if self._pushed:
+            call("cuCtxPushCurrent_v2", self._context)
 
     def __exit__(self, *_: object) -> None:
-        made("cuCtxPopCurrent_v2")
+        if self._pushed:
+            made("cuCtxPopCurrent_v2")
+
+
+def settle(device: Device) -> None:
+    """Make the first GPU's context the current one of a thread that has none, and leave it so, as CUDA's runtime does:
+    each call is spared two calls of the driver. Not another GPU's: PyTorch would take that for the thread's choice."""
+    if device.number == 0 and not made("cuCtxGetCurrent"):
+        call("cuCtxSetCurrent", device.context)

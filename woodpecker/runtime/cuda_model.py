@@ -31,7 +31,8 @@ def load(manifest: Mapping[str, Any], blob: np.ndarray, number: int, what: str) 
     # First, because it says best what is wrong with this machine.
     device = cuda_driver.device(number)
     codes, launches = contents(manifest, blob, what)
-    return cuda.load(codes, launches, blob, device, few_rows=few_rows(manifest))
+    rows_once = bool(manifest["cuda"].get("rows_once", False))
+    return cuda.load(codes, launches, blob, device, few_rows=few_rows(manifest), rows_once=rows_once)
 
 
 def here(manifest: Mapping[str, Any], blob: np.ndarray) -> tuple[Model | None, str | None]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,9 @@ import numpy as np
 
 from ..errors import InputError, WoodpeckerError
 from . import cuda
-from .cuda import COMPARED, Check, Model
+from .cuda import Model
 from .cuda_driver import Current, call, made
+from .cuda_host import COMPARED, Check
 from .rows import CUDA, InputSpec, check_shape, on_gpu, to_torch
 
 LEGACY_STREAM = 1
@@ -30,6 +31,7 @@ _DTYPES: dict[tuple[int, int], np.dtype[Any]] = {
     (_FLOAT, 32): np.dtype(np.float32),
     (_FLOAT, 64): np.dtype(np.float64),
     (_INTEGER, 32): np.dtype(np.int32),
+    (_INTEGER, 64): np.dtype(np.int64),
 }
 _CASTS = {"torch": "X.float()", "cupy": "X.astype('float32')"}
 
@@ -101,17 +103,17 @@ def compute(
         InputError: X or ``out`` is not what is expected. TargetError: the driver fails.
     """
     # A tensor of torch in the memory of the host has no stream, and is refused below.
-    library = _library(*(tensor for tensor in (X, out) if on_gpu(tensor)))
-    with _on_device(library, model.device.number, X, out):
-        stream = _stream(library, model.device.number)
-        x = _rows(model, X, spec, stream)
+    library = library_of(*(tensor for tensor in (X, out) if on_gpu(tensor)))
+    with on_device(library, model.device.number, X, out):
+        stream = stream_of(library, model.device.number)
+        x = rows_of(model, X, spec, stream)
         result = _empty(library, X, (x.shape[0], width), dtype) if out is None else out
-        y = _matrix(result, stream, "out")
+        y = matrix(result, stream, "out")
         _check_out(model, y, x, width, dtype)
         if y.shape[0] and width:
             with Current(model.device.context):
-                kernel = _launch(model, kind, x, (y.address, y.strides[0]), stream)
-                check(kernel, kind, lambda: (_head(x, stream), _head(y, stream)))
+                kernel = launch_entry(model, kind, x, (y.address, y.strides[0]), stream, library)
+                check(kernel, kind, lambda: (head(x, stream), head(y, stream)))
                 if not library:
                     call("cuStreamSynchronize", stream)
     return result
@@ -126,50 +128,62 @@ def to_host(
     Raises:
         InputError, TargetError: see `compute`.
     """
-    library = _library(X)
-    with _on_device(library, model.device.number, X):
-        stream = _stream(library, model.device.number)
-        x = _rows(model, X, spec, stream)
+    library = library_of(X)
+    with on_device(library, model.device.number, X):
+        stream = stream_of(library, model.device.number)
+        x = rows_of(model, X, spec, stream)
         out = np.empty((x.shape[0], width), dtype)
         if out.size:
             with Current(model.device.context):
                 memory = made("cuMemAllocAsync", out.nbytes, stream)
                 try:
-                    kernel = _launch(model, kind, x, (memory, width), stream)
+                    kernel = launch_entry(model, kind, x, (memory, width), stream, library)
                     call("cuMemcpyDtoHAsync_v2", out.ctypes.data, memory, out.nbytes, stream)
                 finally:
                     call("cuMemFreeAsync", memory, stream)
                     call("cuStreamSynchronize", stream)
-                check(kernel, kind, lambda: (_head(x, stream), out[:COMPARED]))
-    return out, lambda result: _beside(library, X, result)
+                check(kernel, kind, lambda: (head(x, stream), out[:COMPARED]))
+    return out, lambda result: beside(library, X, result)
 
 
-def _head(matrix: Matrix, stream: int) -> np.ndarray:
+def head(of: Matrix, stream: int) -> np.ndarray:
     """The first rows of a matrix, in the memory of the host, once the stream has come so far."""
-    found = np.empty((min(COMPARED, matrix.shape[0]), matrix.shape[1]), matrix.dtype)
+    found = np.empty((min(COMPARED, of.shape[0]), of.shape[1]), of.dtype)
     for i, row in enumerate(found):
-        address = matrix.address + i * matrix.strides[0] * matrix.dtype.itemsize
+        address = of.address + i * of.strides[0] * of.dtype.itemsize
         call("cuMemcpyDtoHAsync_v2", row.ctypes.data, address, row.nbytes, stream)
     call("cuStreamSynchronize", stream)
     return found
 
 
-def _launch(model: Model, kind: str, x: Matrix, out: tuple[int, int], stream: int) -> str:
+def launch_entry(model: Model, kind: str, x: Matrix, out: tuple[int, int], stream: int, library: str) -> str:
     """Launch on the stream, which scratch belongs to as well: another stream may run the same model meanwhile. Returns
     the name of the kernel."""
     rows = x.shape[0]
     entry = cuda.entry_for(model, kind, x.dtype, rows)
-    nbytes = cuda.scratch_bytes(model, entry, rows)
-    scratch = made("cuMemAllocAsync", nbytes, stream) if nbytes else 0
-    try:
+    with _memory(model, library, cuda.scratch_bytes(model, entry, rows), stream) as scratch:
         cuda.launch(model, entry, (x.address, x.strides[0]), out, rows, scratch, stream)
-    finally:
-        if scratch:
-            call("cuMemFreeAsync", scratch, stream)
     return entry
 
 
-def _rows(model: Model, X: Any, spec: InputSpec, stream: int) -> Matrix:
+@contextlib.contextmanager
+def _memory(model: Model, library: str, nbytes: int, stream: int) -> Iterator[int]:
+    """The address of memory for what is launched on the stream meanwhile. PyTorch and CuPy keep theirs for the stream's
+    next user, and for a CUDA graph that is being captured, which the driver's would not be."""
+    if not nbytes:
+        yield 0
+    elif library:
+        held = new(library, model.device.number, (nbytes // 4 + 1, 1), np.dtype(np.int32))
+        yield matrix(held, stream, "scratch").address
+    else:
+        address = made("cuMemAllocAsync", nbytes, stream)
+        try:
+            yield address
+        finally:
+            call("cuMemFreeAsync", address, stream)
+
+
+def rows_of(model: Model, X: Any, spec: InputSpec, stream: int) -> Matrix:
     number = int(X.__dlpack_device__()[1])
     if number != model.device.number:
         raise InputError(f"X is on cuda:{number}, and the model on cuda:{model.device.number}: move one of them")
@@ -178,7 +192,7 @@ def _rows(model: Model, X: Any, spec: InputSpec, stream: int) -> Matrix:
         tensor = tensor.resolve_neg()  # torch exports such a view without its pending sign
     shape = tuple(int(n) for n in X.shape)
     check_shape(shape, spec)
-    x = _matrix(tensor, stream, "X")
+    x = matrix(tensor, stream, "X")
     if x.shape != shape:
         raise InputError(f"X has shape {shape}, and by DLPack {x.shape}")
     if x.dtype.kind != "f":
@@ -189,10 +203,10 @@ def _rows(model: Model, X: Any, spec: InputSpec, stream: int) -> Matrix:
 
 
 def _cast(X: Any) -> str:
-    return f"pass {_CASTS.get(_library(X), 'float32')}"
+    return f"pass {_CASTS.get(library_of(X), 'float32')}"
 
 
-def _matrix(tensor: Any, stream: int, what: str) -> Matrix:
+def matrix(tensor: Any, stream: int, what: str) -> Matrix:
     """What DLPack says of a tensor, once it may be used on the stream."""
     try:
         capsule = tensor.__dlpack__(stream=stream or LEGACY_STREAM)
@@ -236,7 +250,7 @@ def _check_out(model: Model, out: Matrix, x: Matrix, width: int, dtype: np.dtype
         raise InputError("out shares memory with X, which is read while out is written: pass another array")
 
 
-def _library(*tensors: Any) -> str:
+def library_of(*tensors: Any) -> str:
     """ "torch" or "cupy", whichever the first that is of one of them is of, subclasses included; "": none is."""
     for tensor in tensors:
         modules = {cls.__module__.partition(".")[0] for cls in type(tensor).__mro__}
@@ -246,18 +260,18 @@ def _library(*tensors: Any) -> str:
     return ""
 
 
-def _on_device(library: str, number: int, *tensors: Any) -> contextlib.AbstractContextManager[Any]:
+def on_device(library: str, number: int, *tensors: Any) -> contextlib.AbstractContextManager[Any]:
     """What makes the tensors' GPU the current one of their library: CuPy's current stream and new arrays are of that,
     and torch exports tensors of no other."""
     found: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if library == "torch":
         found = sys.modules["torch"].cuda.device(number)
     elif library == "cupy":
-        found = next(t for t in tensors if _library(t) == library).device
+        found = next(t for t in tensors if library_of(t) == library).device
     return found
 
 
-def _stream(library: str, number: int) -> int:
+def stream_of(library: str, number: int) -> int:
     """The handle of the current stream of a library on a GPU."""
     if library == "torch":
         return int(sys.modules["torch"].cuda.current_stream(number).cuda_stream)
@@ -265,18 +279,23 @@ def _stream(library: str, number: int) -> int:
 
 
 def _empty(library: str, X: Any, shape: tuple[int, int], dtype: np.dtype[Any]) -> Any:
+    if not library:
+        kind = f"{type(X).__module__.partition('.')[0]} array"
+        raise InputError(f"X is a {kind} on the GPU; answers of torch and cupy only can be allocated: pass out=")
+    return new(library, int(X.__dlpack_device__()[1]), shape, dtype)
+
+
+def new(library: str, number: int, shape: tuple[int, int], dtype: np.dtype[Any]) -> Any:
+    """A new tensor of PyTorch or array of CuPy; of CuPy on its current GPU."""
     if library == "torch":
         torch = sys.modules["torch"]
-        return torch.empty(shape, dtype=getattr(torch, dtype.name), device=X.device)
-    if library == "cupy":
-        return sys.modules["cupy"].empty(shape, dtype)
-    kind = f"{type(X).__module__.partition('.')[0]} array"
-    raise InputError(f"X is a {kind} on the GPU; answers of torch and cupy only can be allocated: pass out=")
+        return torch.empty(shape, dtype=getattr(torch, dtype.name), device=f"cuda:{number}")
+    return sys.modules["cupy"].empty(shape, dtype)
 
 
-def _beside(library: str, X: Any, result: Any) -> Any:
+def beside(library: str, X: Any, result: Any) -> Any:
     if isinstance(result, (list, tuple)):
-        return type(result)(_beside(library, X, part) for part in result)
+        return type(result)(beside(library, X, part) for part in result)
     if not isinstance(result, np.ndarray) or result.dtype.kind not in "fiub":
         return result
     if library == "torch":

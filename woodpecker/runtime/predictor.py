@@ -47,6 +47,8 @@ class Predictor(CompiledModel):
         self._num_threads = threads.resolve(num_threads)
         self._gpu = program.gpu
         self._compared: set[str] = set()
+        self._methods: Mapping[str, Any] | None = None
+        self._labels: dict[str, dict[Any, Any]] = {}
         self._model = tvm_ffi.from_dlpack(_writable_alias(program.model))
         self._local = threading.local()
         self._acc_dtype = np.dtype(program.manifest["acc_dtype"])
@@ -123,6 +125,10 @@ class Predictor(CompiledModel):
     def _method(self, name: str, X: Any) -> Any:
         """What the source model's method ``name`` returns for X."""
         method = self._program.manifest["methods"][name]
+        if self._gpu is not None and self._post_transform is None and on_gpu(X):
+            found = self._there(name, X)
+            if found is not NotImplemented:
+                return found
         if method["kind"] == "leaves_onehot":
             return outputs.leaves_onehot(self._scores("apply", X, self.n_trees_, INT32)[0], method["args"])
         raw, restore = self._scores("raw", X, self.n_outputs_, self._acc_dtype)
@@ -132,6 +138,26 @@ class Predictor(CompiledModel):
             linked = raw if method["link"] is None else self._linked(method["link"], raw)
             result = outputs.KINDS[method["kind"]](linked, self._classes, method["args"])
         return restore(result) if restore else result
+
+    def _there(self, name: str, X: Any) -> Any:
+        """The same of rows in the memory of the GPU, in its memory; NotImplemented: the host has to compute it."""
+        from . import cuda_methods
+
+        if self._methods is None:
+            self._methods = cuda_methods.methods(self._program.manifest, self._classes)
+        if name not in self._methods:
+            return NotImplemented
+        method = self._methods[name]
+        index = self._program.manifest["methods"][name]["link"]
+
+        def check(parts: Callable[[], list[np.ndarray]]) -> None:
+            if name not in self._compared:
+                cancels = index is not None and "log" in self._program.manifest["links"][index]["name"]
+                cuda_methods.check(method, name, parts(), lambda raw: self._linked(index, raw), cancels)
+                self._compared.add(name)
+
+        known = self._labels.setdefault(name, {})
+        return cuda_methods.compute(self._gpu, method, X, self._spec, self._acc_dtype, known, self._compare, check)
 
     def _linked(self, index: int, raw: np.ndarray) -> np.ndarray:
         width = self._program.manifest["links"][index]["width"]
@@ -159,6 +185,13 @@ class Predictor(CompiledModel):
                 scores = np.empty_like(given)
             elif any(np.may_share_memory(part, given) for part in rows.memory):
                 raise InputError("out shares memory with X, which is read while out is written: pass another array")
+        if self._gpu is not None and rows.n and width and rows.block_rows < rows.n:
+            from .cuda_host import run_blocks
+
+            run_blocks(self._gpu, kind, (block for _, _, block in rows.blocks()), scores, self._compare)
+            if scores is not given:
+                given[...] = scores
+            return given if out is None else out, rows.restore
         name = f"{kind}_{'f32' if rows.dtype == np.float32 else 'f64'}"
         for begin, end, block in rows.blocks():
             self._call(name, block, scores[begin:end])
@@ -172,7 +205,7 @@ class Predictor(CompiledModel):
         if n == 0 or out.size == 0:
             return
         if self._gpu is not None and not on_cpu and not name.startswith("link_"):
-            from .cuda import run
+            from .cuda_host import run
 
             run(self._gpu, name.partition("_")[0], X, out, self._compare)
             return

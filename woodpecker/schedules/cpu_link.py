@@ -9,7 +9,7 @@ for row:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tvm
@@ -19,7 +19,7 @@ from tvm.script.ir_builder import tirx as TB
 
 from ..relay_ops import link
 from ..relay_ops.predicate import Expr
-from .tir import arguments, const, register, rows_of
+from .tir import arguments, const, rows_of
 
 
 def entry(name: str, link_name: str, args: Mapping[str, Any], dtype: str, parallel: bool) -> tvm.tirx.PrimFunc:
@@ -34,51 +34,82 @@ def entry(name: str, link_name: str, args: Mapping[str, Any], dtype: str, parall
 
         def rows(begin: Expr, end: Expr, _: Expr) -> None:
             with TB.serial(begin, end) as r:
-                _row(found, args, dtype, width, lambda k: link.prescale(raw[r, k], args), out, r)
+                row(
+                    found,
+                    args,
+                    dtype,
+                    width,
+                    lambda k: link.prescale(raw[r, k], args),
+                    out,
+                    lambda k: [r, k],
+                    _variable,
+                )
 
         rows_of(entry_args, const(64, "int64"), rows)
     return builder.get()
 
 
-def _row(found: link.Link, args: Mapping[str, Any], dtype: str, width: Expr, raw: Any, out: Any, r: Expr) -> None:
-    if isinstance(found, link.Elementwise):
-        with TB.serial(0, width) as k:
-            TB.buffer_store(out, found.formula(register(raw(k)), args), [r, k])
-        return
+def _variable(value: Expr) -> Any:
+    """A register that can be stored to, at index 0."""
+    buffer = TB.alloc_buffer((1,), str(value.ty.dtype), scope="global")
+    TB.buffer_store(buffer, value, [0])
+    return buffer
+
+
+def row(
+    found: link.Link,
+    args: Mapping[str, Any],
+    dtype: str,
+    width: Expr,
+    raw: Callable[[Expr], Expr],
+    out: Any,
+    at: Callable[[Expr], list[Expr]],
+    variable: Callable[[Expr], Any],
+) -> None:
+    """The code of a row, of whatever target: the same operations in the same order.
+
+    Args:
+        found, args: The link.
+        dtype: Of the scores.
+        width: K, int64.
+        raw: k (int64) -> raw score.
+        out, at: Where the linked scores go: a buffer, and k -> indices.
+        variable: Makes a register that can be stored to, at index 0, with its first value.
+    """
     zero = const(0, "int64")
+    if isinstance(found, link.Elementwise):
+        with TB.serial(zero, width) as k:
+            TB.buffer_store(out, found.formula(variable(raw(k))[0], args), at(k))
+        return
     if isinstance(found, link.Sort):
-        with TB.serial(0, width) as k:
-            place = TB.alloc_buffer((1,), "int64", scope="global")
-            TB.buffer_store(place, zero, [0])
-            with TB.serial(0, width) as j:
+        with TB.serial(zero, width) as k:
+            place = variable(zero)
+            with TB.serial(zero, width) as j:
                 before = link.precedes(raw(j), j, raw(k), k)
                 TB.buffer_store(place, place[0] + tirx.Select(before, const(1, "int64"), zero), [0])
-            TB.buffer_store(out, raw(k), [r, place[0]])
+            TB.buffer_store(out, raw(k), at(place[0]))
         return
-    top = TB.alloc_buffer((1,), dtype, scope="global")
-    TB.buffer_store(top, raw(zero), [0])
+    top = variable(raw(zero))
     if isinstance(found, link.Argmax):
-        best = TB.alloc_buffer((1,), "int64", scope="global")
-        TB.buffer_store(best, zero, [0])
+        best = variable(zero)
         with TB.serial(const(1, "int64"), width) as k:
-            x = register(raw(k))
+            x = variable(raw(k))[0]
             TB.buffer_store(best, tirx.Select(x > top[0], k, best[0]), [0])
             TB.buffer_store(top, tirx.Select(x > top[0], x, top[0]), [0])
-        TB.buffer_store(out, tirx.Cast(dtype, best[0]), [r, zero])
+        TB.buffer_store(out, tirx.Cast(dtype, best[0]), at(zero))
         return
     with TB.serial(const(1, "int64"), width) as k:
-        x = register(raw(k))
+        x = variable(raw(k))[0]
         TB.buffer_store(top, tirx.Select(x > top[0], x, top[0]), [0])
     sum_dtype = found.sum_dtype or dtype
-    total = TB.alloc_buffer((1,), sum_dtype, scope="global")
-    TB.buffer_store(total, tirx.const(0.0, sum_dtype), [0])
-    with TB.serial(0, width) as k:
-        e = register(tirx.exp(raw(k) - top[0]))
+    total = variable(tirx.const(0.0, sum_dtype))
+    with TB.serial(zero, width) as k:
+        e = variable(tirx.exp(raw(k) - top[0]))[0]
         TB.buffer_store(total, total[0] + tirx.Cast(sum_dtype, e), [0])
         if not found.log:
-            TB.buffer_store(out, e, [r, k])
-    with TB.serial(0, width) as k:
+            TB.buffer_store(out, e, at(k))
+    with TB.serial(zero, width) as k:
         if found.log:
-            TB.buffer_store(out, raw(k) - top[0] - tirx.log(tirx.Cast(dtype, total[0])), [r, k])
+            TB.buffer_store(out, raw(k) - top[0] - tirx.log(tirx.Cast(dtype, total[0])), at(k))
         else:
-            TB.buffer_store(out, out[r, k] / tirx.Cast(dtype, total[0]), [r, k])
+            TB.buffer_store(out, out[tuple(at(k))] / tirx.Cast(dtype, total[0]), at(k))
