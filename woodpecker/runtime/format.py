@@ -9,9 +9,9 @@
         40      8  length of the manifest
         48      4  CRC-32 of the header (with this field 0), directory and manifest
         64     32  SHA-256 of everything from the directory on
-       128  n*512  n directories, one a step of the plan of each CPU level, and two for CUDA code: 64 int64 each,
-                   scalars and byte offsets of tables; then the manifest (JSON, UTF-8), then the tables, each 64-byte
-                   aligned
+       128  n*512  n directories, one a step of the plan of each CPU level, and two or three for CUDA code: 64 int64
+                   each, scalars and byte offsets of tables; then the manifest (JSON, UTF-8), then the tables, each
+                   64-byte aligned
 
 All numbers are little-endian. In a `.so` the blob lies in a read-only section, where `find` locates it by its magic
 without running anything.
