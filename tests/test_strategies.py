@@ -16,6 +16,7 @@ from woodpecker.forest import Forest, select_trees
 from woodpecker.nested import from_nested
 from woodpecker.predicates import canonicalise
 from woodpecker.relay_ops import gemm, perfect_tree_traversal, scan
+from woodpecker.relay_ops.options import FEW_COLUMNS, SQUARE
 from woodpecker.relay_ops.plan import STRATEGIES, make_plan, plan_of
 from woodpecker.runtime import measure
 from woodpecker.runtime.machine import X86_FLAGS
@@ -235,6 +236,47 @@ def test_rows_that_walk_alone_read_runs_of_columns(strategy, fields):
         assert_agrees(predictor, forest, X, dtype)
         assert_agrees(predictor, forest, np.asfortranarray(X)[1:], dtype)
         assert_agrees(predictor, forest, np.concatenate([X, X], 1)[:, 3:43], dtype)
+
+
+@pytest.mark.parametrize("strategy", ["tree_traversal", "perfect_tree_traversal"])
+def test_rows_of_many_columns_walk_together(strategy):
+    """So that their columns are transposed in registers, which is most of the work; a few rows walk alone."""
+    n = FEW_COLUMNS + 1
+    forest = from_nested([split(t, 0.1 * (t % 7), leaf(t + 0.1), leaf(-t)) for t in range(n)], n, dtype="float32")
+    made = prepared(forest, strategy)
+    assert dict(made.signatures[-1].constants)["interleave"] == SQUARE
+    assert "squares" in made.signatures[-1].flags and "squares" not in made.signatures[0].flags
+    predictor = wp.compile(forest, strategy=strategy)
+    assert [step["options"]["interleave"] for step in predictor.inspect()["plan"]] == [1, SQUARE]
+    for dtype in ("float32", "float64"):
+        for count in (1, 8, 9, 17, 70):
+            assert_agrees(predictor, forest, rows(forest, count, 4, dtype), dtype)
+    fewer = from_nested([split(t, 0.0, leaf(1.0), leaf(2.0)) for t in range(n - 1)], n, dtype="float32")
+    for given, interleave in (({}, 1), ({"trees": 4}, 4)):
+        assert prepared(fewer, strategy, **given).layouts[-1].constants["interleave"] == interleave
+    for given, interleave in (({"trees": 4}, 4), ({"interleave": 3}, 3)):
+        assert prepared(forest, strategy, **given).layouts[-1].constants["interleave"] == interleave
+
+
+@pytest.mark.parametrize("n_features", [7, 8, 11, 15, 16])
+@pytest.mark.parametrize("fields", [{"dtype": "float32"}, {"input_dtype": "float64", "missing_value": 0.1}])
+def test_columns_of_narrow_rows_are_transposed(n_features, fields):
+    """By squares of 8, of which the last begins where it ends with the row; of 16, where rows have as many."""
+    ways = ("left", "right", "left")
+    nodes = [
+        split(f, f / 4 - 1, leaf(f + 0.1), leaf(-f), missing=ways[(f + i) % 3])
+        for i in (0, 1)
+        for f in range(n_features)
+    ]
+    forest = from_nested(nodes, n_features, **fields)
+    made = prepared(forest, "bitslice", features=X86_FLAGS, min_rows=1).layouts[-1]
+    assert made.constants.get("square") == {7: None, 16: 16}.get(n_features, 8)
+    predictor = wp.compile(forest, strategy="bitslice", min_rows=1)
+    for dtype in ("float32", "float64"):
+        X = rows(forest, 600, 4, dtype)
+        X[::7, ::3] = fields.get("missing_value", np.nan)
+        assert_agrees(predictor, forest, X, dtype)
+        assert_agrees(predictor, forest, np.concatenate([X, X], 1)[:, 3 : 3 + n_features], dtype)
 
 
 def test_nodes_too_many_for_packed_links():

@@ -33,6 +33,10 @@ MANY_TREES = 32
 """From here on the time of a row is worth the code of more walks."""
 WALKS_BYTES = 2**18
 """Trees that are walked together should stay in the second-level cache beside the rows."""
+FEW_COLUMNS = 512
+"""From more columns on, the column stage takes most of the time of a walk."""
+SQUARE = 16
+"""Rows that walk together and whose columns are transposed in registers: the lanes of the widest vectors."""
 MAX_TREES = 32
 """Trees that a strategy evaluates together, at most; the last group is padded."""
 
@@ -60,13 +64,16 @@ def too_many_walks(options: Mapping[str, int]) -> str | None:
     return None
 
 
-def in_flight(options: Mapping[str, int], n_trees: int, tree_bytes: float) -> dict[str, int]:
+def in_flight(options: Mapping[str, int], n_trees: int, n_columns: int, tree_bytes: float) -> dict[str, int]:
     """The options of a walking strategy without zeros.
 
     A row walks as many trees together as stay in the cache, and rows fill up what is left: so a single row is as fast
-    as it can be, and a batch reads each tree once.
+    as it can be, and a batch reads each tree once. But where the column stage takes most of the time, so many rows walk
+    together that it can be done by squares.
     """
     rows = options["interleave"]
+    if not rows and options["trees"] <= 1 and n_columns > FEW_COLUMNS:
+        rows = SQUARE
     walks = WALKS if n_trees >= MANY_TREES else FEW_WALKS
     fitting = min(n_trees, walks // max(rows, 1), WALKS_BYTES / max(tree_bytes, 1.0))
     trees = options["trees"] or 2 ** max(0, int(fitting).bit_length() - 1)

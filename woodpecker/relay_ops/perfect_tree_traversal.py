@@ -22,6 +22,7 @@ from tvm import te, tirx
 from ..forest import LEAF
 from ..layout import Layout
 from ..predicates import Canonical
+from . import tree_traversal
 from .options import IN_FLIGHT, in_flight, too_many_walks, walks_space
 from .predicate import Bind, Expr, bound_at, columns_ns, goes_right, goes_right_any, record, unbound
 
@@ -31,6 +32,8 @@ TABLE_OPTIONS: tuple[str, ...] = ("trees",)
 
 MAX_DEPTH = 20
 MAX_BYTES = 2**28
+LEAF_NS = 0.5
+"""Measured, see `tree_traversal.leaves_ns`."""
 
 
 def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
@@ -48,7 +51,7 @@ def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
 
 def choose(canonical: Canonical, options: Mapping[str, int]) -> dict[str, int]:
     # The first levels of trees that are walked together share cache lines: the more, the better.
-    return in_flight(options, canonical.forest.n_trees, 0.0)
+    return in_flight(options, canonical.forest.n_trees, len(canonical.columns), 0.0)
 
 
 def space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
@@ -59,9 +62,10 @@ def cost(canonical: Canonical, rows: int, vectors: str) -> float:
     """Estimated ns per row; a step is cheaper than a table walk's, until padding leaves the cache."""
     padded = canonical.forest.n_trees * 2.0**canonical.max_depth
     cold = max(1.0, padded / 300_000)
-    steps = canonical.forest.n_trees * (canonical.max_depth + 1.0)
-    step_ns = 2.0 if canonical.has_categories else 0.62
-    return step_ns * steps * cold + columns_ns(canonical, tiled=False)
+    steps = canonical.forest.n_trees * float(canonical.max_depth)
+    step_ns = 2.2 if canonical.has_categories else 0.6
+    walks = step_ns * steps * cold + tree_traversal.leaves_ns(canonical, LEAF_NS)
+    return walks * tree_traversal.few_walks(canonical) + columns_ns(canonical, tiled=False)
 
 
 def heap(canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@ from tvm import te, tirx
 from ..forest import ZERO_BAND
 from ..layout import Layout
 from ..predicates import Canonical
+from .options import FEW_COLUMNS, SQUARE
 
 Expr = Any
 Bind = Callable[[Expr], Expr]
@@ -68,17 +69,30 @@ def prepare(canonical: Canonical) -> Layout:
 RUN = 12
 """Columns of consecutive features, on average, from which on they are read as vectors where a row walks alone."""
 
-WHOLE_NS, TILED_NS = (0.3, 1.5), (0.2, 0.65)
-"""Measured cost of a column value, per row, with at most FEW_COLUMNS and with more: in strategies that keep all columns
-of a block, and in those that make and use a tile of them at a time."""
-FEW_COLUMNS = 512
+RUN_NS, SQUARE_NS, FAR_NS, ALONE_NS = 0.3, 0.2, 0.45, 0.8
+"""Measured cost of a column value, per row: in a run of columns; in a square; in a square of more than FEW_COLUMNS; by
+itself."""
 
 
 def columns_ns(canonical: Canonical, tiled: bool) -> float:
-    """Estimated ns per row of the column stage; part of every strategy's estimate."""
-    n_columns = len(canonical.columns)
-    near, far = TILED_NS if tiled else WHOLE_NS
-    return n_columns * (far if n_columns > FEW_COLUMNS else near)
+    """Estimated ns per row of the column stage; part of every strategy's estimate.
+
+    Args:
+        canonical: The forest.
+        tiled: The strategy makes and uses a tile of columns at a time, by squares; a walk keeps all of a block, and
+            does so only where they are many.
+    """
+    columns = canonical.columns
+    feature, fill = (of[: columns.n_numeric] for of in (columns.feature, columns.fill.view(np.uint32)))
+    many = len(columns) > FEW_COLUMNS
+    if tiled or many:
+        # A square holds some of the SQUARE features from its first on, of one fill.
+        squares = len(np.unique(feature // SQUARE + (fill.astype(np.int64) << 32)))
+        together = canonical.forest.n_features >= SQUARE // 2 and len(feature) >= 3 * squares
+        each = (FAR_NS if many else SQUARE_NS) if together else ALONE_NS
+    else:
+        each = RUN_NS if len(feature) >= RUN * np.count_nonzero(np.diff(feature, prepend=-2) != 1) else ALONE_NS
+    return len(feature) * each
 
 
 def is_missing(x: Expr, flags: frozenset[str], sentinel: Expr, zero_missing: Expr) -> Expr:

@@ -24,7 +24,7 @@ from ..forest import LEAF, node_depth, tree_of_node
 from ..layout import Layout
 from ..predicates import Canonical
 from . import aggregate
-from .options import IN_FLIGHT, MAX_TREES, Option, in_flight, too_many_walks, walks_space
+from .options import IN_FLIGHT, MANY_TREES, MAX_TREES, Option, in_flight, too_many_walks, walks_space
 from .predicate import Bind, Expr, bound_at, columns_ns, goes_right, goes_right_any, record, unbound
 
 NAME = "tree_traversal"
@@ -34,6 +34,9 @@ OPTIONS = {
 }
 TABLE_OPTIONS: tuple[str, ...] = ()
 
+LEAF_NS = 1.3
+"""Measured, see `leaves_ns`."""
+
 
 def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
     """Every forest can be walked."""
@@ -42,7 +45,7 @@ def applicable(canonical: Canonical, options: Mapping[str, int]) -> str | None:
 
 def choose(canonical: Canonical, options: Mapping[str, int]) -> dict[str, int]:
     forest = canonical.forest
-    return in_flight(options, forest.n_trees, 8.0 * forest.n_nodes / max(forest.n_trees, 1))
+    return in_flight(options, forest.n_trees, len(canonical.columns), 8.0 * forest.n_nodes / max(forest.n_trees, 1))
 
 
 def space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
@@ -51,21 +54,33 @@ def space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
 
 def cost(canonical: Canonical, rows: int, vectors: str) -> float:
     """Estimated ns per row: walks in flight overlap their latencies, so what counts is the number of steps."""
-    return step_ns(canonical) * expected_steps(canonical) + columns_ns(canonical, tiled=False)
+    walks = step_ns(canonical) * expected_steps(canonical) + leaves_ns(canonical, LEAF_NS)
+    return walks * few_walks(canonical) + columns_ns(canonical, tiled=False)
 
 
 def step_ns(canonical: Canonical) -> float:
     """Measured: ns of a step; far from the root, nodes of large trees lie in slower caches."""
     cold = 1.0 + min(canonical.forest.n_nodes / 800_000, 1.5)
-    return (2.0 if canonical.has_categories else 0.6) * cold
+    return (2.2 if canonical.has_categories else 0.6) * cold
+
+
+def leaves_ns(canonical: Canonical, each: float) -> float:
+    """Measured: ns of all trees beside their steps: ``each`` for the end of a walk, and more for a vector of values."""
+    forest = canonical.forest
+    return forest.n_trees * (each + (0.4 + 0.4 * forest.values.shape[1] if forest.vector_leaves else 0.0))
+
+
+def few_walks(canonical: Canonical) -> float:
+    """Measured: how much longer everything takes where fewer walks are in flight, which wait for each other."""
+    return 1.0 if canonical.forest.n_trees >= MANY_TREES else 1.35
 
 
 def expected_steps(canonical: Canonical) -> float:
     """Steps of a row through all trees, where the slowest of the walks in flight counts."""
     mean, deviation = canonical.leaf_depth
-    # The largest of 16 normal variables lies 1.8 deviations above their mean.
-    slowest = np.minimum(mean + 1.8 * deviation, canonical.depth)
-    return float(slowest.sum()) + 2.0 * canonical.forest.n_trees
+    # Of 16 walks with a long tail. They notice that all have ended a step or two late, and trees of even depth never.
+    slowest = np.minimum(mean + 2.3 * deviation, canonical.depth) + np.where(deviation > 0.15, 1.5, 0.0)
+    return float(slowest.sum())
 
 
 def sibling_order(canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:

@@ -26,6 +26,8 @@ ROWS_AT_ONCE = 16
 TILE = 64
 """Columns whose values a prologue makes and uses before the next: they stay in the second-level cache."""
 
+LEAST_WIDTH = 8
+"""Of a square. Of rows of fewer features, values one by one are as fast."""
 MIN_OCCUPANCY = 3
 """Columns of a square, on average, from which on squares are faster than values one by one."""
 
@@ -39,8 +41,8 @@ def squares(canonical: Canonical, layout: Layout, tile: int, features: Collectio
         tile: Columns that are filled together: no square holds columns of two tiles.
         features: CPU features of the target.
     """
-    width = 16 if "avx512f" in features else 8
     nothing = Layout({}, {}, {}, frozenset())
+    width = 16 if "avx512f" in features and canonical.forest.n_features >= 16 else LEAST_WIDTH
     if canonical.forest.n_features < width or "zero_missing" in layout.flags:
         return nothing
     n_columns, fills = layout.scalars["n_numeric"], layout.tables["column_fill"]
