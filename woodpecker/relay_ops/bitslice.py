@@ -46,8 +46,8 @@ MIN_RANKED = 10
 
 CACHE_BYTES = 3 * 2**18
 """Beyond this the mask matrix does not stay in the second-level cache beside the rest."""
-SET_NS, MEMBER_NS = 10.0, 0.3
-"""Measured, per block: the mask of a category set, and that of each rank in its column, of which a part are members."""
+SET_NS, MEMBER_NS = 2.0, 0.09
+"""Measured, per block: the mask of a category set, and the part of it that each rank of its column costs."""
 
 ROW_NS = 5.0
 """Measured: what a row costs beside all this, such as its place in the output."""
@@ -123,13 +123,14 @@ def cost(canonical: Canonical, rows: int, vectors: str, block_rows: int = ROWS) 
     """Estimated ns per row, of a whole block's cost."""
     speed, padded = SPEEDS[vectors], perfect(canonical)
     trees = PADDED_NS * canonical.forest.n_trees * 2.0**padded if padded else OPERATION_NS * operations(canonical)
-    cut = pieces(canonical)
+    cut = _cut(canonical.columns.bound_offset.astype(np.int64))  # those of categories are searched too
     counts = np.diff(cut.bound)
-    ranks = np.diff(canonical.columns.bound_offset)[canonical.columns.n_numeric :]
-    per_set = SET_NS + MEMBER_NS * float(ranks.mean()) if len(ranks) else 0.0
     searched = counts[cut.ranked]
     masks = SEARCH_NS * float(np.ceil(np.log2(searched + 1)).sum()) + RANK_NS * int(searched.sum())
-    masks += COMPARE_NS * int(counts[~cut.ranked].sum() + ranks.sum()) + per_set * _n_sets(canonical)
+    masks += COMPARE_NS * int(counts[~cut.ranked].sum())
+    if sets := _n_sets(canonical):
+        ranks = np.diff(canonical.columns.bound_offset)[canonical.columns.n_numeric :]
+        masks += sets * (SET_NS + MEMBER_NS * float(ranks.mean()))
     if predicate_rows(canonical) * 64 > CACHE_BYTES:
         masks *= 1.5
     of_trees, of_leaves, of_masks = dict(zip(BLOCKS, speed.narrow, strict=True)).get(block_rows, (1.0, 1.0, 1.0))
@@ -142,7 +143,7 @@ def _leaf_ns(canonical: Canonical, speed: Speed) -> float:
     """Estimated ns of a tree's leaf numbers and values, for a block."""
     values, bits = canonical.forest.values, canonical.leaf_bits
     if bits > 8 or canonical.forest.vector_leaves:
-        return ROWS * (1.5 + 0.3 * values.shape[1])
+        return ROWS * (0.4 + 0.2 * values.shape[1])
     if speed.leaf is None:
         return 10.0 + (9.0 if bits <= 6 else 13.0) * values.dtype.itemsize
     bit, byte, load = speed.leaf

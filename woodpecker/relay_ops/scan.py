@@ -55,9 +55,9 @@ VECTORS = (1, 2, 4)
 comparisons hide each other's latency."""
 NODE_NS, NODE_VECTOR_NS = 1.15, 0.55
 MEMBER_NS, MEMBER_VECTOR_NS, MEMBERS = 0.45, 0.47, 0.17
-TREE_NS, LEAF_BYTE_NS = 20.0, 0.025
+TREE_NS, LEAF_BYTE_NS, RANK_NS = 20.0, 0.025, 50.0
 """Measured: a node, and a member of a category set, of which a set has that part of its ranks; for each vector of
-rows more. A tree, and a byte of a leaf value."""
+rows more. A tree, a byte of a leaf value, and the rank of a category."""
 SPEEDS = {
     VBMI: ((1.0, 1.0, 1.0), 1.0),
     WIDE: ((1.13, 1.08, 1.13), 1.1),
@@ -99,10 +99,11 @@ def cost(canonical: Canonical, rows: int, vectors: str) -> float:
     nodes = float((tree_leaves(forest) - 1).sum()) * (NODE_NS + NODE_VECTOR_NS * wide)
     sets = MEMBERS * category_sets.total_bits(canonical) * (MEMBER_NS + MEMBER_VECTOR_NS * wide)
     alone = forest.vector_leaves or forest.linear_offset is not None
-    leaf = 1.5 + 0.3 * forest.values.shape[1] if alone else LEAF_BYTE_NS * forest.values.dtype.itemsize
+    leaf = 0.4 + 0.2 * forest.values.shape[1] if alone else LEAF_BYTE_NS * forest.values.dtype.itemsize
     counts = _numeric_counts(canonical)
     ranks = np.where(counts < 2 ** HEIGHTS[1], 0.5, 0.9 * -(-counts // RANKS)).sum()
     per_row = float(ranks) + forest.n_trees * leaf + columns_ns(canonical, tiled=True)
+    per_row += RANK_NS * (len(canonical.columns) - canonical.columns.n_numeric)
     of_nodes, of_rest = SPEEDS[vectors]
     rest = TREE_NS * forest.n_trees + per_row * wide * LEAST_ROWS
     return ((nodes + sets) * of_nodes[VECTORS.index(wide)] + rest * of_rest) / rows
