@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import making, peers, reporting, running
 from benchmarks.shapes import Shape
+from woodpecker.errors import TargetError
 from woodpecker.runtime import cuda_driver
 from woodpecker.tuning import job, offline
 
@@ -125,6 +127,72 @@ def test_peers_are_compared_before_they_are_timed(monkeypatch, tmp_path):
     }
 
 
+def test_xgboost_predicts_anew_each_time(monkeypatch, tmp_path):
+    """A DMatrix keeps its predictions, so only inplace_predict is timed, for which XGBoost imports CuPy."""
+
+    class Booster:
+        def __init__(self, model_file):
+            self.model_file = model_file
+
+        def set_param(self, given):
+            assert given == {"device": "cuda"}
+
+        def inplace_predict(self, X, **given):
+            return self.model_file, X, given["predict_type"]
+
+    xgboost = SimpleNamespace(Booster=Booster, build_info=lambda: {"USE_CUDA": True})
+    monkeypatch.setattr(peers, "_torch", lambda: None)
+    monkeypatch.setitem(sys.modules, "xgboost", xgboost)
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(peers.AbsentError, match="package cupy does not import"):
+        peers._xgboost(SHAPE, tmp_path)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace())
+    opened = peers._xgboost(SHAPE, tmp_path)
+    assert opened.predict("rows") == (str(tmp_path / "model.ubj"), "rows", "margin")
+
+
+def test_peers_give_memory_back(monkeypatch, tmp_path):
+    """One that took all of the GPU's must leave it to the next, and to the next model's rows."""
+    given = []
+    pool = SimpleNamespace(free_all_blocks=lambda: given.append("cupy"))
+    cuda = SimpleNamespace(empty_cache=lambda: given.append("torch"))
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(get_default_memory_pool=lambda: pool))
+
+    def fails(X):
+        assert given == []
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(peers, "ALL", (peers.Peer("fails", lambda *_: peers.Opened(fails, "raw", "a call")),))
+    (line,) = running._peers(SHAPE, tmp_path, None, np.zeros((2, 4), np.float32), [1], None)
+    assert line["absent"] == "MemoryError: no room" and given == ["torch", "cupy"]
+
+
+def test_a_driver_that_fails_costs_one_artifact(monkeypatch, tmp_path):
+    """The figures of the models after it are still measured."""
+
+    class Model:
+        _program = SimpleNamespace(gpu=None)
+
+        def inspect(self):
+            return {"cuda": {"plan": {"strategy": "s", "options": {}}}}
+
+        def predict_raw(self, X):
+            return X[:, :1]
+
+    def resident(*_):
+        yield 1, 10.0
+        raise TargetError("out of memory")
+
+    (tmp_path / making.WAYS).write_text(json.dumps({"0.so": {"way": "a"}, "1.so": {"way": "b"}}))
+    monkeypatch.setattr(running.wp, "load", lambda *_, **__: Model())
+    for name, stub in (("wrong", lambda *_: None), ("largest", lambda *_: 0), ("resident", resident)):
+        monkeypatch.setattr(running, name, stub)
+    monkeypatch.setattr(running, "_peers", lambda *_: iter(()))
+    lines = list(running.measure(SHAPE, tmp_path, SimpleNamespace(number=0), [1, 10], 0.0))
+    assert [(line["way"], line["wrong"]) for line in lines] == [("a", "out of memory"), ("b", "out of memory")]
+
+
 def test_shares_of_limits():
     machine = {
         "gpu": "a GPU", "arch": "sm_90", "multiprocessors": 100, "GHz": 2.0, "copy_GB_per_s": 4000.0, "free_bytes": 1
@@ -149,8 +217,6 @@ def test_shares_of_limits():
 
 
 def test_without_a_gpu(tmp_path, monkeypatch):
-    from woodpecker.errors import TargetError
-
     monkeypatch.setattr(cuda_driver, "LIBRARY", "libnonesuch.so.1")
     with pytest.raises(TargetError, match="this machine has no CUDA driver"):
         gpu.main(["run", str(tmp_path)])

@@ -119,17 +119,17 @@ def measure(
         plan = gpu.inspect()["cuda"]["plan"]
         names = {"model": shape.name, "way": told["way"], "strategy": plan["strategy"], "options": plan["options"]}
         estimated = {name: told[name] for name in ("cycles", "wavefronts") if name in told}
+        times: list[tuple[int, str, float]] = []
         try:
             found = wrong(gpu, place, torch)
             found = found or unequal_bits(gpu.predict_raw(X), want, "raw scores of the suite's rows")
-        except TargetError as failed:  # a predictor compares a kernel's first answers itself
+            for n, ns in resident(gpu._program.gpu, X, want, sizes) if found is None else ():
+                if isinstance(ns, str):
+                    found = ns
+                else:
+                    times.append((n, "resident", ns))
+        except TargetError as failed:  # a predictor compares a kernel's first answers itself, and the driver may fail
             found = str(failed)
-        times: list[tuple[int, str, float]] = []
-        for n, ns in resident(gpu._program.gpu, X, want, sizes) if found is None else ():
-            if isinstance(ns, str):
-                found = ns
-            else:
-                times.append((n, "resident", ns))
         version = None if torch is None else torch.__version__
         yield {**names, "wrong": found, "torch": version, "row_bytes": row_bytes + out_bytes, **estimated}
         if found is None:
@@ -175,6 +175,8 @@ def _peers(
             yield from ({**names, **line} for line in _peer(shape, opened, cpu, X, sizes, torch))
         except Exception as failed:  # a peer that fails is a result
             yield {**names, "absent": f"{type(failed).__name__}: {str(failed).strip().partition(chr(10))[0]}"[:300]}
+        del opened
+        peers.free_memory()
 
 
 def _peer(
