@@ -31,7 +31,8 @@ KERNELS = ("few", "raw")
 """Both are checked with all rows, whichever would serve them."""
 
 Compute = Callable[[Sequence[tuple[int, int]], str | None], np.ndarray]
-"""(calls, entry) -> all scores, as `measure.Compute`; an entry that is named serves whatever the number of rows."""
+"""(calls, entry) -> the scores up to the last row of the calls, as `measure.Compute`; an entry that is named serves
+whatever the number of rows."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,8 @@ def bind(model: Model, rows: Rows, kind: str, width: int, dtype: np.dtype[Any]) 
         cuda.launch(model, entry, (x, rows.columns), (to, width), end - begin, scratch.address, 0)
 
     def compute(calls: Sequence[tuple[int, int]], entry: str | None = None) -> np.ndarray:
-        found = measure.unwritten(np.empty((rows.n, width), dtype))
+        # Rows behind the last one that is asked for may be millions.
+        found = measure.unwritten(np.empty((max(end for _, end in calls), width), dtype))
         with Current(context):
             call("cuMemcpyHtoDAsync_v2", out.address, found.ctypes.data, found.nbytes, None)
             for begin, end in calls:
