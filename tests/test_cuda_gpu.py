@@ -61,7 +61,12 @@ def assert_exact(gpu, made):
     codes = [build_cuda.assemble(text, gpu.arch), build_cuda.assemble(text, "sm_80", "ptx")]
     many = runtime.FEW_ROWS * gpu.multiprocessors + 77
     for code in codes:
-        model = runtime.load([code], made.launches, made.model, gpu)
+        try:
+            model = runtime.load([code], made.launches, made.model, gpu)
+        except TargetError as error:
+            if code.kind == "ptx" and "newer CUDA" in str(error):
+                continue  # NVRTC is newer than the driver, which takes its cubins all the same
+            raise
         for dtype in ("float32", "float64"):
             X = rows(forest, many, 1, dtype)
             scores, leaves = reference.predict_raw(forest, X), reference.apply(forest, X)
