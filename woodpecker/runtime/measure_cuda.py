@@ -27,6 +27,9 @@ from .cuda_driver import Current, Device, call, made
 
 MAX_BYTES = 2**30
 """Rows that are timed, and their scores, take no more of the GPU's memory."""
+WARM_SECONDS = 0.1
+"""How long a candidate runs before it is timed: the clock of a GPU that had nothing to do is a fraction of its highest,
+and rises within some tens of milliseconds."""
 KERNELS = ("few", "raw")
 """Both are checked with all rows, whichever would serve them."""
 
@@ -158,14 +161,24 @@ def bind(model: Model, rows: Rows, kind: str, width: int, dtype: np.dtype[Any]) 
             call("cuStreamSynchronize", None)
         return found
 
+    def launches(size: int, starts: Sequence[int]) -> float:
+        call("cuStreamSynchronize", None)
+        begun = time.perf_counter_ns()
+        for start in starts:
+            run(start, start + size, None)
+        call("cuStreamSynchronize", None)
+        return float(time.perf_counter_ns() - begun)
+
+    warm = False
+
     def clock(size: int, starts: Sequence[int]) -> float:
+        nonlocal warm
         with Current(context):
-            call("cuStreamSynchronize", None)
-            begun = time.perf_counter_ns()
-            for start in starts:
-                run(start, start + size, None)
-            call("cuStreamSynchronize", None)
-            return float(time.perf_counter_ns() - begun)
+            end = time.perf_counter() + (0.0 if warm else WARM_SECONDS)
+            while time.perf_counter() < end:
+                launches(size, starts)
+            warm = True
+            return launches(size, starts)
 
     return compute, clock
 
