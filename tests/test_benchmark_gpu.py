@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu import making, peers, reporting, running
+from benchmarks.gpu import checking, making, peers, reporting, running
 from benchmarks.shapes import Shape
 from woodpecker.errors import TargetError
 from woodpecker.runtime import cuda_driver
@@ -166,6 +166,36 @@ def test_peers_give_memory_back(monkeypatch, tmp_path):
     monkeypatch.setattr(peers, "ALL", (peers.Peer("fails", lambda *_: peers.Opened(fails, "raw", "a call")),))
     (line,) = running._peers(SHAPE, tmp_path, None, np.zeros((2, 4), np.float32), [1], None)
     assert line["absent"] == "MemoryError: no room" and given == ["torch", "cupy"]
+
+
+@pytest.mark.parametrize("change", [None, "label", "share", "dtype"])
+def test_methods_are_compared(change):
+    class Cpu:
+        def predict(self, X):
+            return np.arange(len(X)) % 2
+
+        def predict_proba(self, X):
+            return np.stack([X[:, 0], 1 - X[:, 0]], 1)
+
+    class Gpu(Cpu):
+        def predict(self, X):
+            labels = super().predict(X)
+            labels[:20] ^= change == "label"
+            return labels
+
+        def predict_proba(self, X):
+            shares = super().predict_proba(X) * np.float32(1 + 1e-7)
+            shares[7, 1] += np.float32(0.01 if change == "share" else 0)
+            return shares.astype(np.float64) if change == "dtype" else shares
+
+    X = np.random.default_rng(0).random((1000, 2), np.float32)
+    told = {
+        None: None,
+        "label": "predict: 20 of 1,000 are not the CPU's",
+        "share": "predict_proba: 1 of 2,000 are not the CPU's",
+        "dtype": "predict_proba: float64 (1000, 2), the CPU has float32 (1000, 2)",
+    }
+    assert checking.methods_differ(Gpu(), Cpu(), X, X) == told[change]
 
 
 def test_a_driver_that_fails_costs_one_artifact(monkeypatch, tmp_path):

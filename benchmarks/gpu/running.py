@@ -2,8 +2,8 @@
 
 Every bit and leaf id is compared: of the rows at thresholds with what is in the folder, one to many of them at a time;
 of the suite's own rows with the CPU code of the same artifact, by a call of each size that is timed; where PyTorch is
-installed, also of tensors on the GPU. An artifact with a wrong bit gets no time. Times are the best of several turns of
-many calls:
+installed, also of tensors on the GPU, with what methods make of them. An artifact with a wrong bit gets no time. Times
+are the best of several turns of many calls:
 
     resident    launches for rows in the memory of the GPU, with nothing around them
     torch       predict_raw of a tensor on the GPU, until it is done
@@ -27,10 +27,11 @@ from woodpecker.errors import TargetError, WoodpeckerError
 from woodpecker.runtime import candidates, cuda, measure_cuda, on_device
 from woodpecker.runtime.cuda_driver import Device, device
 
-from ..check import error, unequal_bits, unequal_leaves
+from ..check import error, unequal_bits
 from ..contestants import RAW
 from ..shapes import Shape, make_rows
 from . import limits, peers
+from .checking import wrong
 from .making import WAYS
 from .peers import torch_on_gpu
 
@@ -56,26 +57,6 @@ def best_ns(once: Callable[[], object], wait: Callable[[], object]) -> float:
     seconds(3)
     calls = max(1, min(1000, int(TURN_SECONDS / max(seconds(1), 1e-6))))
     return 1e9 * min(seconds(calls) for _ in range(TURNS)) / calls
-
-
-def wrong(gpu: Any, place: Path, torch: Any) -> str | None:
-    """What differs first of the rows at thresholds, or None."""
-    near, scores, leaves = (np.load(place / f"{name}.npy") for name in ("near", "scores", "leaves"))
-    model = gpu._program.gpu
-    many = model.few_rows * model.device.multiprocessors + 77
-    for n in (1, 33, len(near), min(many, 2**17)):
-        at = np.arange(n) % len(near)
-        rows = np.ascontiguousarray(near[at])
-        found = unequal_bits(gpu.predict_raw(rows), scores[at], f"raw scores of {n} rows")
-        found = found or unequal_leaves(gpu.apply(rows), leaves[at])
-        if torch is not None and found is None:
-            with torch.cuda.stream(torch.cuda.Stream()):
-                there = torch.from_numpy(rows).cuda()
-                found = unequal_bits(gpu.predict_raw(there).cpu().numpy(), scores[at], f"torch: raw scores, {n} rows")
-                found = found or unequal_leaves(gpu.apply(there).cpu().numpy(), leaves[at])
-        if found:
-            return found
-    return None
 
 
 def largest(on: Device, X: np.ndarray, out_bytes: int, gibibytes: float) -> int:
@@ -121,7 +102,7 @@ def measure(
         estimated = {name: told[name] for name in ("cycles", "wavefronts") if name in told}
         times: list[tuple[int, str, float]] = []
         try:
-            found = wrong(gpu, place, torch)
+            found = wrong(gpu, wp.load(place / file), place, torch)
             found = found or unequal_bits(gpu.predict_raw(X), want, "raw scores of the suite's rows")
             for n, ns in resident(gpu._program.gpu, X, want, sizes) if found is None else ():
                 if isinstance(ns, str):
