@@ -232,6 +232,7 @@ def test_shares_of_limits():
         {"machine": machine},
         {**own, "wrong": None, "row_bytes": 120, "cycles": 100.0, "wavefronts": 40.0},
         {**own, **running.figures(1000, "resident", 1000.0, 120)},
+        {**own, **running.figures(1000, "torch", 2500.0, 120)},
         {**own, **running.figures(1000, "host", 9000.0, 120)},
         {"model": "m", "peer": "nvForest", **running.figures(1000, "peer", 5000.0, 112)},
         {"model": "m", "tuning": "the GPU no longer answers"},
@@ -240,7 +241,7 @@ def test_shares_of_limits():
     # 120 bytes at 4,000 bytes/ns; 100 and 40 cycles of 200 a ns
     assert "| auto | 1,000 | resident | 1.0 | 1.000 | 120.0 | 3.0% | 20.0% | 50.0% |" in text
     assert "| auto | 1,000 | host | 9.0 | 9.000 | 13.3 |  |  |  |" in text
-    assert "| nvForest | m | 1,000 | 5.0 |" in text
+    assert "| nvForest | m | 1,000 | 2.0 |" in text  # a call with a tensor, like a call with a tensor
     assert "- tuning: failed: the GPU no longer answers" in text
     assert "## Against peers" not in reporting.report(lines[:3])
     assert reporting.report([]) == "Nothing was run.\n"
@@ -256,3 +257,29 @@ def test_without_a_gpu(tmp_path, monkeypatch):
 def test_a_cut_line_is_left_out(tmp_path):
     (tmp_path / "gpu.jsonl").write_text(json.dumps({"machine": {}}) + '\n{"model": "')
     assert reporting.read(tmp_path / "gpu.jsonl") == [{"machine": {}}]
+
+
+@pytest.mark.parametrize("here", [False, True])
+def test_calls_are_timed_as_far_as_rows_reach(here, monkeypatch):
+    """Arrays do not repeat; tensors, as those of peers, do."""
+
+    class Tensor(np.ndarray):
+        def cuda(self):
+            return self
+
+        def repeat(self, times, _):
+            return np.concatenate([self] * times)
+
+    asked, given = [], []
+    cuda = SimpleNamespace(synchronize=lambda: None)
+    torch = SimpleNamespace(cuda=cuda, from_numpy=lambda X: X.view(Tensor)) if here else None
+    monkeypatch.setattr(peers, "free_memory", lambda: given.append(True))
+    monkeypatch.setattr(running, "TURN_SECONDS", 1e-6)
+    model = SimpleNamespace(predict_raw=asked.append)
+    X = np.arange(20, dtype=np.float32).reshape(10, 2)
+    found = [(n, kind) for n, kind, _ in running._calls(model, X, [1, 10, 25], torch)]
+    tensors = [(n, "torch") for n in (1, 10, 25)] if here else []
+    assert sorted(found) == sorted([(1, "host"), (10, "host"), *tensors])
+    assert given == [True]
+    assert {len(rows) for rows in asked} == {1, 10, *([25] if here else [])}
+    np.testing.assert_array_equal(running.repeated(X, 25, torch), np.concatenate([X, X, X[:5]]))

@@ -114,7 +114,7 @@ def measure(
         version = None if torch is None else torch.__version__
         yield {**names, "wrong": found, "torch": version, "row_bytes": row_bytes + out_bytes, **estimated}
         if found is None:
-            times += _calls(gpu, X, [n for n in batches if n <= len(X)], torch)
+            times += _calls(gpu, X, sizes, torch)
             yield from ({**names, **figures(n, kind, ns, row_bytes + out_bytes)} for n, kind, ns in times)
     yield from _peers(shape, place, cpu, X, sizes, torch)
 
@@ -125,12 +125,22 @@ def figures(n: int, kind: str, ns: float, row_bytes: int) -> dict[str, Any]:
     return {"rows": n, "kind": kind, **speed}
 
 
-def _calls(gpu: Any, X: np.ndarray, batches: Sequence[int], torch: Any) -> Iterator[tuple[int, str, float]]:
-    for n in batches:
-        yield n, "host", best_ns(partial(gpu.predict_raw, X[:n]), lambda: None)
+def _calls(gpu: Any, X: np.ndarray, sizes: Sequence[int], torch: Any) -> Iterator[tuple[int, str, float]]:
+    """Calls with arrays, as far as these need not repeat, and with tensors."""
+    for n in sizes:
+        if n <= len(X):
+            yield n, "host", best_ns(partial(gpu.predict_raw, X[:n]), lambda: None)
         if torch is not None:
-            there = torch.from_numpy(X[:n]).cuda()
-            yield n, "torch", best_ns(partial(gpu.predict_raw, there), torch.cuda.synchronize)
+            yield n, "torch", best_ns(partial(gpu.predict_raw, repeated(X, n, torch)), torch.cuda.synchronize)
+    peers.free_memory()
+
+
+def repeated(X: np.ndarray, n: int, torch: Any) -> Any:
+    """X, over and over, n rows in all; in the memory of the GPU, where PyTorch is."""
+    times = -(-n // len(X))
+    if torch is None:
+        return np.tile(X, (times, 1))[:n]
+    return torch.from_numpy(X[:n]).cuda().repeat(times, 1)[:n]
 
 
 def answers(shape: Shape, cpu: Any, X: np.ndarray, form: str) -> np.ndarray:
@@ -164,14 +174,11 @@ def _peer(
     shape: Shape, opened: peers.Opened, cpu: Any, X: np.ndarray, sizes: Sequence[int], torch: Any
 ) -> Iterator[dict[str, Any]]:
     """A peer's answers beside the library's, and its times, if they are near enough."""
-    there: Any = X if torch is None else torch.from_numpy(X).cuda()  # without it only a peer of the host takes part
     wait = (lambda: None) if torch is None else torch.cuda.synchronize
-    told = error(peers.to_numpy(opened.predict(there)), answers(shape, cpu, X, opened.form))
+    told = error(peers.to_numpy(opened.predict(repeated(X, len(X), torch))), answers(shape, cpu, X, opened.form))
     yield {"what": opened.what, "differs": told}
     for n in sizes if told["reason"] is None else ():
-        times = -(-n // len(X))
-        rows = (there if times == 1 else np.tile(X, (times, 1)) if torch is None else there.repeat(times, 1))[:n]
-        ns = best_ns(partial(opened.predict, rows), wait)
+        ns = best_ns(partial(opened.predict, repeated(X, n, torch)), wait)
         yield figures(n, "peer", ns, X.shape[1] * X.itemsize)
 
 
