@@ -148,6 +148,20 @@ class TestTensors:
                 got = (model.predict_raw(there) * 1).cpu()
             assert_bits_equal(got.numpy(), want)
 
+    @pytest.mark.parametrize("n", [40, 200_000])
+    def test_a_graph(self, compiled, torch, n):
+        """Captured after a first call; each replay reads the rows that are there then."""
+        forest, model, _ = compiled
+        first, second = (torch.from_numpy(rows(forest, n, seed, "float32")).cuda() for seed in (6, 7))
+        want = [(model.predict_raw(X), model.predict_proba(X)) for X in (first, second)]
+        there, graph = first.clone(), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            got = model.predict_raw(there), model.predict_proba(there)
+        for X, wanted in zip((first, second, first), (*want, want[0]), strict=True):
+            there.copy_(X)
+            graph.replay()
+            assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+
     def test_refused(self, compiled, torch):
         forest, model, _ = compiled
         there = torch.zeros(8, forest.n_features, device="cuda")
