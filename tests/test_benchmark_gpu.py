@@ -6,13 +6,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu import making, peers, reporting, running
+from benchmarks.gpu import checking, making, peers, reporting, running
 from benchmarks.shapes import Shape
+from woodpecker.errors import TargetError
 from woodpecker.runtime import cuda_driver
 from woodpecker.tuning import job, offline
 
@@ -125,6 +127,102 @@ def test_peers_are_compared_before_they_are_timed(monkeypatch, tmp_path):
     }
 
 
+def test_xgboost_predicts_anew_each_time(monkeypatch, tmp_path):
+    """A DMatrix keeps its predictions, so only inplace_predict is timed, for which XGBoost imports CuPy."""
+
+    class Booster:
+        def __init__(self, model_file):
+            self.model_file = model_file
+
+        def set_param(self, given):
+            assert given == {"device": "cuda"}
+
+        def inplace_predict(self, X, **given):
+            return self.model_file, X, given["predict_type"]
+
+    xgboost = SimpleNamespace(Booster=Booster, build_info=lambda: {"USE_CUDA": True})
+    monkeypatch.setattr(peers, "_torch", lambda: None)
+    monkeypatch.setitem(sys.modules, "xgboost", xgboost)
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(peers.AbsentError, match="package cupy does not import"):
+        peers._xgboost(SHAPE, tmp_path)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace())
+    opened = peers._xgboost(SHAPE, tmp_path)
+    assert opened.predict("rows") == (str(tmp_path / "model.ubj"), "rows", "margin")
+
+
+def test_peers_give_memory_back(monkeypatch, tmp_path):
+    """One that took all of the GPU's must leave it to the next, and to the next model's rows."""
+    given = []
+    pool = SimpleNamespace(free_all_blocks=lambda: given.append("cupy"))
+    cuda = SimpleNamespace(empty_cache=lambda: given.append("torch"))
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(get_default_memory_pool=lambda: pool))
+
+    def fails(X):
+        assert given == []
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(peers, "ALL", (peers.Peer("fails", lambda *_: peers.Opened(fails, "raw", "a call")),))
+    (line,) = running._peers(SHAPE, tmp_path, None, np.zeros((2, 4), np.float32), [1], None)
+    assert line["absent"] == "MemoryError: no room" and given == ["torch", "cupy"]
+
+
+@pytest.mark.parametrize("change", [None, "label", "share", "dtype"])
+def test_methods_are_compared(change):
+    class Cpu:
+        def predict(self, X):
+            return np.arange(len(X)) % 2
+
+        def predict_proba(self, X):
+            return np.stack([X[:, 0], 1 - X[:, 0]], 1)
+
+    class Gpu(Cpu):
+        def predict(self, X):
+            labels = super().predict(X)
+            labels[:20] ^= change == "label"
+            return labels
+
+        def predict_proba(self, X):
+            shares = super().predict_proba(X) * np.float32(1 + 1e-7)
+            shares[7, 1] += np.float32(0.01 if change == "share" else 0)
+            return shares.astype(np.float64) if change == "dtype" else shares
+
+    X = np.random.default_rng(0).random((1000, 2), np.float32)
+    told = {
+        None: None,
+        "label": "predict: 20 of 1,000 are not the CPU's",
+        "share": "predict_proba: 1 of 2,000 are not the CPU's",
+        "dtype": "predict_proba: float64 (1000, 2), the CPU has float32 (1000, 2)",
+    }
+    assert checking.methods_differ(Gpu(), Cpu(), X, X) == told[change]
+
+
+def test_a_driver_that_fails_costs_one_artifact(monkeypatch, tmp_path):
+    """The figures of the models after it are still measured."""
+
+    class Model:
+        _program = SimpleNamespace(gpu=None)
+
+        def inspect(self):
+            return {"cuda": {"plan": {"strategy": "s", "options": {}}}}
+
+        def predict_raw(self, X):
+            return X[:, :1]
+
+    def resident(*_):
+        yield 1, 10.0
+        raise TargetError("out of memory")
+
+    (tmp_path / making.WAYS).write_text(json.dumps({"0.so": {"way": "a"}, "1.so": {"way": "b"}}))
+    monkeypatch.setattr(running.wp, "load", lambda *_, **__: Model())
+    for name, stub in (("wrong", lambda *_: None), ("largest", lambda *_: 0), ("resident", resident)):
+        monkeypatch.setattr(running, name, stub)
+    monkeypatch.setattr(running, "_peers", lambda *_: iter(()))
+    lines = list(running.measure(SHAPE, tmp_path, SimpleNamespace(number=0), [1, 10], 0.0))
+    assert [(line["way"], line["wrong"]) for line in lines] == [("a", "out of memory"), ("b", "out of memory")]
+
+
 def test_shares_of_limits():
     machine = {
         "gpu": "a GPU", "arch": "sm_90", "multiprocessors": 100, "GHz": 2.0, "copy_GB_per_s": 4000.0, "free_bytes": 1
@@ -134,6 +232,7 @@ def test_shares_of_limits():
         {"machine": machine},
         {**own, "wrong": None, "row_bytes": 120, "cycles": 100.0, "wavefronts": 40.0},
         {**own, **running.figures(1000, "resident", 1000.0, 120)},
+        {**own, **running.figures(1000, "torch", 2500.0, 120)},
         {**own, **running.figures(1000, "host", 9000.0, 120)},
         {"model": "m", "peer": "nvForest", **running.figures(1000, "peer", 5000.0, 112)},
         {"model": "m", "tuning": "the GPU no longer answers"},
@@ -142,15 +241,13 @@ def test_shares_of_limits():
     # 120 bytes at 4,000 bytes/ns; 100 and 40 cycles of 200 a ns
     assert "| auto | 1,000 | resident | 1.0 | 1.000 | 120.0 | 3.0% | 20.0% | 50.0% |" in text
     assert "| auto | 1,000 | host | 9.0 | 9.000 | 13.3 |  |  |  |" in text
-    assert "| nvForest | m | 1,000 | 5.0 |" in text
+    assert "| nvForest | m | 1,000 | 2.0 |" in text  # a call with a tensor, like a call with a tensor
     assert "- tuning: failed: the GPU no longer answers" in text
     assert "## Against peers" not in reporting.report(lines[:3])
     assert reporting.report([]) == "Nothing was run.\n"
 
 
 def test_without_a_gpu(tmp_path, monkeypatch):
-    from woodpecker.errors import TargetError
-
     monkeypatch.setattr(cuda_driver, "LIBRARY", "libnonesuch.so.1")
     with pytest.raises(TargetError, match="this machine has no CUDA driver"):
         gpu.main(["run", str(tmp_path)])
@@ -160,3 +257,29 @@ def test_without_a_gpu(tmp_path, monkeypatch):
 def test_a_cut_line_is_left_out(tmp_path):
     (tmp_path / "gpu.jsonl").write_text(json.dumps({"machine": {}}) + '\n{"model": "')
     assert reporting.read(tmp_path / "gpu.jsonl") == [{"machine": {}}]
+
+
+@pytest.mark.parametrize("here", [False, True])
+def test_calls_are_timed_as_far_as_rows_reach(here, monkeypatch):
+    """Arrays do not repeat; tensors, as those of peers, do."""
+
+    class Tensor(np.ndarray):
+        def cuda(self):
+            return self
+
+        def repeat(self, times, _):
+            return np.concatenate([self] * times)
+
+    asked, given = [], []
+    cuda = SimpleNamespace(synchronize=lambda: None)
+    torch = SimpleNamespace(cuda=cuda, from_numpy=lambda X: X.view(Tensor)) if here else None
+    monkeypatch.setattr(peers, "free_memory", lambda: given.append(True))
+    monkeypatch.setattr(running, "TURN_SECONDS", 1e-6)
+    model = SimpleNamespace(predict_raw=asked.append)
+    X = np.arange(20, dtype=np.float32).reshape(10, 2)
+    found = [(n, kind) for n, kind, _ in running._calls(model, X, [1, 10, 25], torch)]
+    tensors = [(n, "torch") for n in (1, 10, 25)] if here else []
+    assert sorted(found) == sorted([(1, "host"), (10, "host"), *tensors])
+    assert given == [True]
+    assert {len(rows) for rows in asked} == {1, 10, *([25] if here else [])}
+    np.testing.assert_array_equal(running.repeated(X, 25, torch), np.concatenate([X, X, X[:5]]))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from woodpecker import levels_cuda, reference
 from woodpecker.cli import main
 from woodpecker.errors import InputError, TargetError
 from woodpecker.predicates import canonicalise
-from woodpecker.runtime import candidates, cuda_driver, on_device
+from woodpecker.runtime import candidates, cuda, cuda_driver, measure_cuda, on_device
 from woodpecker.runtime.measure_cuda import Candidate, read
 from woodpecker.schedules import cuda_plan
 from woodpecker.targets_cuda import CudaTarget
@@ -61,6 +64,31 @@ def gpu(fake, monkeypatch):
 
 def step(**options):
     return {"min_rows": 0, "strategy": "perfect_tree_traversal", "options": options}
+
+
+def test_a_candidate_runs_before_it_is_timed(monkeypatch):
+    """For a while, once: the clock of an idle GPU has to rise."""
+    launched = []
+    monkeypatch.setattr(measure_cuda, "WARM_SECONDS", 0.01)
+    monkeypatch.setattr(measure_cuda, "Memory", lambda *_: SimpleNamespace(address=0))
+    monkeypatch.setattr(measure_cuda, "Current", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(measure_cuda, "call", lambda *_: None)
+    stubs = {
+        "scratch_bytes": lambda *_: 0,
+        "entry_for": lambda *_: "raw_f32",
+        "launch": lambda *of: launched.append(of),
+    }
+    for name, stub in stubs.items():
+        monkeypatch.setattr(cuda, name, stub)
+    memory = SimpleNamespace(address=0)
+    rows_there = measure_cuda.Rows(memory, 10, 2, np.dtype(np.float32))
+    _, clock = measure_cuda.bind(SimpleNamespace(device=SimpleNamespace(context=0)), rows_there, "raw", 1, np.float32)
+    begun = time.perf_counter()
+    assert clock(5, [0, 5]) > 0 and time.perf_counter() - begun > 0.01
+    warm = len(launched)
+    assert warm > 2 and warm % 2 == 0
+    clock(5, [0, 5])
+    assert len(launched) == warm + 2
 
 
 @pytest.mark.full

@@ -23,7 +23,7 @@ def wrong(*arguments):
     def differently(calls, entry=None):
         out = compute(calls, entry)
         if entry is None:  # in a batch, by the kernel that serves it
-            out[5, 0] = np.nextafter(out[5, 0], 9)
+            out[-1, 0] = np.nextafter(out[-1, 0], 9)
         return out
 
     return differently, clock

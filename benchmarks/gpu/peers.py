@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +62,15 @@ def torch_on_gpu() -> Any:
     return torch if torch.cuda.is_available() else None
 
 
+def free_memory() -> None:
+    """Give back the memory of the GPU that PyTorch and CuPy keep for their next tensors: the next one needs it."""
+    gc.collect()
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.cuda.empty_cache()
+    if (cupy := sys.modules.get("cupy")) is not None:
+        cupy.get_default_memory_pool().free_all_blocks()
+
+
 def _needed(name: str) -> Any:
     try:
         return importlib.import_module(name)
@@ -87,18 +98,9 @@ def _xgboost(shape: Shape, place: Path) -> Opened:
         raise AbsentError("this build of XGBoost has no CUDA")
     booster = xgboost.Booster(model_file=str(model_file(shape, place)))
     booster.set_param({"device": "cuda"})
-    try:
-        _needed("cupy")  # which inplace_predict answers with
-    except AbsentError:
-        held: dict[int, Any] = {}
-
-        def predict(X: Any) -> Any:
-            if id(X) not in held:
-                held.clear()
-                held[id(X)] = xgboost.DMatrix(X)
-            return booster.predict(held[id(X)], output_margin=True)
-
-        return Opened(predict, RAW, "predict of a DMatrix that is there, answers to the host")
+    # XGBoost imports it for any rows of the GPU. `predict` is no way round: of a DMatrix it was asked about before it
+    # only copies the predictions that it has kept.
+    _needed("cupy")
     return Opened(
         lambda X: booster.inplace_predict(X, predict_type="margin", validate_features=False), RAW, "inplace_predict"
     )

@@ -2,8 +2,8 @@
 
 Every bit and leaf id is compared: of the rows at thresholds with what is in the folder, one to many of them at a time;
 of the suite's own rows with the CPU code of the same artifact, by a call of each size that is timed; where PyTorch is
-installed, also of tensors on the GPU. An artifact with a wrong bit gets no time. Times are the best of several turns of
-many calls:
+installed, also of tensors on the GPU, with what methods make of them. An artifact with a wrong bit gets no time. Times
+are the best of several turns of many calls:
 
     resident    launches for rows in the memory of the GPU, with nothing around them
     torch       predict_raw of a tensor on the GPU, until it is done
@@ -27,10 +27,11 @@ from woodpecker.errors import TargetError, WoodpeckerError
 from woodpecker.runtime import candidates, cuda, measure_cuda, on_device
 from woodpecker.runtime.cuda_driver import Device, device
 
-from ..check import error, unequal_bits, unequal_leaves
+from ..check import error, unequal_bits
 from ..contestants import RAW
 from ..shapes import Shape, make_rows
 from . import limits, peers
+from .checking import wrong
 from .making import WAYS
 from .peers import torch_on_gpu
 
@@ -56,26 +57,6 @@ def best_ns(once: Callable[[], object], wait: Callable[[], object]) -> float:
     seconds(3)
     calls = max(1, min(1000, int(TURN_SECONDS / max(seconds(1), 1e-6))))
     return 1e9 * min(seconds(calls) for _ in range(TURNS)) / calls
-
-
-def wrong(gpu: Any, place: Path, torch: Any) -> str | None:
-    """What differs first of the rows at thresholds, or None."""
-    near, scores, leaves = (np.load(place / f"{name}.npy") for name in ("near", "scores", "leaves"))
-    model = gpu._program.gpu
-    many = model.few_rows * model.device.multiprocessors + 77
-    for n in (1, 33, len(near), min(many, 2**17)):
-        at = np.arange(n) % len(near)
-        rows = np.ascontiguousarray(near[at])
-        found = unequal_bits(gpu.predict_raw(rows), scores[at], f"raw scores of {n} rows")
-        found = found or unequal_leaves(gpu.apply(rows), leaves[at])
-        if torch is not None and found is None:
-            with torch.cuda.stream(torch.cuda.Stream()):
-                there = torch.from_numpy(rows).cuda()
-                found = unequal_bits(gpu.predict_raw(there).cpu().numpy(), scores[at], f"torch: raw scores, {n} rows")
-                found = found or unequal_leaves(gpu.apply(there).cpu().numpy(), leaves[at])
-        if found:
-            return found
-    return None
 
 
 def largest(on: Device, X: np.ndarray, out_bytes: int, gibibytes: float) -> int:
@@ -119,21 +100,21 @@ def measure(
         plan = gpu.inspect()["cuda"]["plan"]
         names = {"model": shape.name, "way": told["way"], "strategy": plan["strategy"], "options": plan["options"]}
         estimated = {name: told[name] for name in ("cycles", "wavefronts") if name in told}
-        try:
-            found = wrong(gpu, place, torch)
-            found = found or unequal_bits(gpu.predict_raw(X), want, "raw scores of the suite's rows")
-        except TargetError as failed:  # a predictor compares a kernel's first answers itself
-            found = str(failed)
         times: list[tuple[int, str, float]] = []
-        for n, ns in resident(gpu._program.gpu, X, want, sizes) if found is None else ():
-            if isinstance(ns, str):
-                found = ns
-            else:
-                times.append((n, "resident", ns))
+        try:
+            found = wrong(gpu, wp.load(place / file), place, torch)
+            found = found or unequal_bits(gpu.predict_raw(X), want, "raw scores of the suite's rows")
+            for n, ns in resident(gpu._program.gpu, X, want, sizes) if found is None else ():
+                if isinstance(ns, str):
+                    found = ns
+                else:
+                    times.append((n, "resident", ns))
+        except TargetError as failed:  # a predictor compares a kernel's first answers itself, and the driver may fail
+            found = str(failed)
         version = None if torch is None else torch.__version__
         yield {**names, "wrong": found, "torch": version, "row_bytes": row_bytes + out_bytes, **estimated}
         if found is None:
-            times += _calls(gpu, X, [n for n in batches if n <= len(X)], torch)
+            times += _calls(gpu, X, sizes, torch)
             yield from ({**names, **figures(n, kind, ns, row_bytes + out_bytes)} for n, kind, ns in times)
     yield from _peers(shape, place, cpu, X, sizes, torch)
 
@@ -144,12 +125,22 @@ def figures(n: int, kind: str, ns: float, row_bytes: int) -> dict[str, Any]:
     return {"rows": n, "kind": kind, **speed}
 
 
-def _calls(gpu: Any, X: np.ndarray, batches: Sequence[int], torch: Any) -> Iterator[tuple[int, str, float]]:
-    for n in batches:
-        yield n, "host", best_ns(partial(gpu.predict_raw, X[:n]), lambda: None)
+def _calls(gpu: Any, X: np.ndarray, sizes: Sequence[int], torch: Any) -> Iterator[tuple[int, str, float]]:
+    """Calls with arrays, as far as these need not repeat, and with tensors."""
+    for n in sizes:
+        if n <= len(X):
+            yield n, "host", best_ns(partial(gpu.predict_raw, X[:n]), lambda: None)
         if torch is not None:
-            there = torch.from_numpy(X[:n]).cuda()
-            yield n, "torch", best_ns(partial(gpu.predict_raw, there), torch.cuda.synchronize)
+            yield n, "torch", best_ns(partial(gpu.predict_raw, repeated(X, n, torch)), torch.cuda.synchronize)
+    peers.free_memory()
+
+
+def repeated(X: np.ndarray, n: int, torch: Any) -> Any:
+    """X, over and over, n rows in all; in the memory of the GPU, where PyTorch is."""
+    times = -(-n // len(X))
+    if torch is None:
+        return np.tile(X, (times, 1))[:n]
+    return torch.from_numpy(X[:n]).cuda().repeat(times, 1)[:n]
 
 
 def answers(shape: Shape, cpu: Any, X: np.ndarray, form: str) -> np.ndarray:
@@ -175,20 +166,19 @@ def _peers(
             yield from ({**names, **line} for line in _peer(shape, opened, cpu, X, sizes, torch))
         except Exception as failed:  # a peer that fails is a result
             yield {**names, "absent": f"{type(failed).__name__}: {str(failed).strip().partition(chr(10))[0]}"[:300]}
+        del opened
+        peers.free_memory()
 
 
 def _peer(
     shape: Shape, opened: peers.Opened, cpu: Any, X: np.ndarray, sizes: Sequence[int], torch: Any
 ) -> Iterator[dict[str, Any]]:
     """A peer's answers beside the library's, and its times, if they are near enough."""
-    there: Any = X if torch is None else torch.from_numpy(X).cuda()  # without it only a peer of the host takes part
     wait = (lambda: None) if torch is None else torch.cuda.synchronize
-    told = error(peers.to_numpy(opened.predict(there)), answers(shape, cpu, X, opened.form))
+    told = error(peers.to_numpy(opened.predict(repeated(X, len(X), torch))), answers(shape, cpu, X, opened.form))
     yield {"what": opened.what, "differs": told}
     for n in sizes if told["reason"] is None else ():
-        times = -(-n // len(X))
-        rows = (there if times == 1 else np.tile(X, (times, 1)) if torch is None else there.repeat(times, 1))[:n]
-        ns = best_ns(partial(opened.predict, rows), wait)
+        ns = best_ns(partial(opened.predict, repeated(X, n, torch)), wait)
         yield figures(n, "peer", ns, X.shape[1] * X.itemsize)
 
 

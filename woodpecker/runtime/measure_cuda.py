@@ -27,11 +27,15 @@ from .cuda_driver import Current, Device, call, made
 
 MAX_BYTES = 2**30
 """Rows that are timed, and their scores, take no more of the GPU's memory."""
+WARM_SECONDS = 0.1
+"""How long a candidate runs before it is timed: the clock of a GPU that had nothing to do is a fraction of its highest,
+and rises within some tens of milliseconds."""
 KERNELS = ("few", "raw")
 """Both are checked with all rows, whichever would serve them."""
 
 Compute = Callable[[Sequence[tuple[int, int]], str | None], np.ndarray]
-"""(calls, entry) -> all scores, as `measure.Compute`; an entry that is named serves whatever the number of rows."""
+"""(calls, entry) -> the scores up to the last row of the calls, as `measure.Compute`; an entry that is named serves
+whatever the number of rows."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,8 @@ def bind(model: Model, rows: Rows, kind: str, width: int, dtype: np.dtype[Any]) 
         cuda.launch(model, entry, (x, rows.columns), (to, width), end - begin, scratch.address, 0)
 
     def compute(calls: Sequence[tuple[int, int]], entry: str | None = None) -> np.ndarray:
-        found = measure.unwritten(np.empty((rows.n, width), dtype))
+        # Rows behind the last one that is asked for may be millions.
+        found = measure.unwritten(np.empty((max(end for _, end in calls), width), dtype))
         with Current(context):
             call("cuMemcpyHtoDAsync_v2", out.address, found.ctypes.data, found.nbytes, None)
             for begin, end in calls:
@@ -156,14 +161,24 @@ def bind(model: Model, rows: Rows, kind: str, width: int, dtype: np.dtype[Any]) 
             call("cuStreamSynchronize", None)
         return found
 
+    def launches(size: int, starts: Sequence[int]) -> float:
+        call("cuStreamSynchronize", None)
+        begun = time.perf_counter_ns()
+        for start in starts:
+            run(start, start + size, None)
+        call("cuStreamSynchronize", None)
+        return float(time.perf_counter_ns() - begun)
+
+    warm = False
+
     def clock(size: int, starts: Sequence[int]) -> float:
+        nonlocal warm
         with Current(context):
-            call("cuStreamSynchronize", None)
-            begun = time.perf_counter_ns()
-            for start in starts:
-                run(start, start + size, None)
-            call("cuStreamSynchronize", None)
-            return float(time.perf_counter_ns() - begun)
+            end = time.perf_counter() + (0.0 if warm else WARM_SECONDS)
+            while time.perf_counter() < end:
+                launches(size, starts)
+            warm = True
+            return launches(size, starts)
 
     return compute, clock
 
