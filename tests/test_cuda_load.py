@@ -241,8 +241,9 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("given", "message"),
         [
-            (dict(strategy="depth_rule"), "'depth_rule' is not there for CUDA yet; for CUDA there are bitslice, gemm"),
-            (dict(strategy="nonesuch"), "'nonesuch' is unknown; for CUDA there are"),
+            (dict(strategy="depth_rule", low=-1), "option low .*>= 0, found -1"),
+            (dict(strategy="depth_rule", low=0, high=0, cuda_words=2), "'tree_traversal' has no option 'cuda_words'"),
+            (dict(strategy="nonesuch"), "unknown strategy 'nonesuch'; known: perfect_tree_traversal"),
             (dict(cuda_trees=2), "strategy='auto' takes no options, found cuda_trees"),
             (dict(strategy="tree_traversal", cuda_threads=48), "must be 0 or a power of two from 32 to 1024, found 48"),
             (dict(strategy="tree_traversal", cuda_trees=9), "cuda_trees .* must be an integer from 1 to 8, found 9"),
@@ -258,6 +259,16 @@ class TestRefused:
 
 
 class TestPlan:
+    def test_depth_rule(self):
+        def chosen(depth, **limits):
+            step = cuda_plan.make_plan(canonicalise(chain(depth)), "depth_rule", {"cuda_threads": 64}, limits)
+            assert step.options["cuda_threads"] == 64
+            return step.strategy, step.reason
+
+        assert chosen(3) == ("gemm", "depth 3 with low=3, high=10")
+        assert chosen(4)[0] == chosen(10)[0] == chosen(3, low=2)[0] == "perfect_tree_traversal"
+        assert chosen(11)[0] == chosen(3, low=0, high=2)[0] == "tree_traversal"
+
     def test_uneven_trees_are_not_padded(self):
         """A path of 18 nodes has 19 leaves, padded 2**18."""
         step = cuda_plan.make_plan(canonicalise(chain(18, trees=3)), "auto", {})

@@ -67,7 +67,7 @@ def split_plan(
         StrategyError: see `cuda_plan.make_plan`. InputError, OSError: see `tuned_plan`.
     """
     mine, given = cuda_plan.split(options)
-    step, tuning = cuda_plan.make_plan(canonical, strategy, given), None
+    step, tuning = cuda_plan.make_plan(canonical, strategy, given, mine), None
     if strategy == "auto":
         found, tuning = tuned_plan(canonical, target, tuning_logs, tvm.__version__)
         step = found[0] if found else step

@@ -91,7 +91,8 @@ def make_plan(
             )
         return _with_few_rows(canonical, _cheapest(canonical, vectors), {}, vectors)
     if strategy == "depth_rule":
-        return _with_few_rows(canonical, _by_depth(canonical, given), given, vectors)
+        name, rest, reason = by_depth(canonical, given)
+        return _with_few_rows(canonical, _step(canonical, name, rest, reason, {}), given, vectors)
     if strategy not in STRATEGIES:
         raise StrategyError(f"unknown strategy {strategy!r}; known: {', '.join((*STRATEGIES, 'auto', 'depth_rule'))}")
     return _with_few_rows(canonical, _step(canonical, strategy, given, "chosen by the user", {}), given, vectors)
@@ -242,7 +243,12 @@ def _cheapest(canonical: Canonical, vectors: str) -> Step:
     return _step(canonical, best, {}, reason, considered)
 
 
-def _by_depth(canonical: Canonical, given: Mapping[str, Any]) -> Step:
+def by_depth(canonical: Canonical, given: Mapping[str, Any]) -> tuple[str, dict[str, Any], str]:
+    """The strategy that "depth_rule" names, the options that are left for it, and the reason.
+
+    Raises:
+        StrategyError: ``low`` or ``high`` is wrong.
+    """
     rest = dict(given)
     limits = {}
     for name, default in (("low", 3), ("high", 10)):
@@ -253,5 +259,4 @@ def _by_depth(canonical: Canonical, given: Mapping[str, Any]) -> Step:
     depth = canonical.max_depth
     names = (gemm.NAME, perfect_tree_traversal.NAME, tree_traversal.NAME)
     chosen = names[0] if depth <= limits["low"] else names[1] if depth <= limits["high"] else names[2]
-    reason = f"depth {depth} with low={limits['low']}, high={limits['high']}"
-    return _step(canonical, chosen, rest, reason, {})
+    return chosen, rest, f"depth {depth} with low={limits['low']}, high={limits['high']}"

@@ -9,8 +9,7 @@ from typing import Any
 from ..errors import StrategyError
 from ..predicates import Canonical
 from ..relay_ops.options import Option, resolve
-from ..relay_ops.plan import STRATEGIES as OF_CPUS
-from ..relay_ops.plan import Step
+from ..relay_ops.plan import Step, by_depth
 from ..runtime.cuda import FEW_ROWS
 from .cuda_strategies import STRATEGIES, WALKING
 
@@ -34,34 +33,38 @@ def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return {name: value for name, value in options.items() if name not in gpu}, gpu
 
 
-def make_plan(canonical: Canonical, strategy: str, given: Mapping[str, Any]) -> Step:
+def make_plan(
+    canonical: Canonical, strategy: str, given: Mapping[str, Any], of_cpu: Mapping[str, Any] | None = None
+) -> Step:
     """The plan for a forest.
 
     Args:
         canonical: The forest.
-        strategy: "auto", or one of STRATEGIES.
+        strategy: "auto", "depth_rule", or one of STRATEGIES.
         given: Its options, and those of COMMON; "auto" takes none.
+        of_cpu: Those of the CPU's strategy, of which "depth_rule" reads ``low`` and ``high``.
 
     Raises:
-        StrategyError: the strategy is not there for CUDA, an option is wrong, or the strategy can't serve this forest.
+        StrategyError: the strategy is unknown, an option is wrong, or the strategy can't serve this forest.
     """
+    reason = "chosen by the user"
     if strategy == "auto":
         if given:
             raise StrategyError(
                 f"strategy='auto' takes no options, found {', '.join(given)}; name a strategy to set its options"
             )
         return _cheapest(canonical)
+    if strategy == "depth_rule":
+        strategy, _, reason = by_depth(canonical, of_cpu or {})
     if strategy not in STRATEGIES:
-        known = ", ".join((*sorted(STRATEGIES), "auto"))
-        what = "is not there for CUDA yet" if strategy in (*OF_CPUS, "depth_rule") else "is unknown"
-        raise StrategyError(f"strategy {strategy!r} {what}; for CUDA there are {known}")
+        raise StrategyError(f"unknown strategy {strategy!r}; known: {', '.join((*STRATEGIES, 'auto', 'depth_rule'))}")
     module = STRATEGIES[strategy]
     options = resolve(strategy, module.OPTIONS | COMMON, given)
     if wrong := module.wrong_options(options):
         raise StrategyError(wrong)
     if refusal := module.refusal(canonical, options):
         raise StrategyError(f"strategy {strategy!r} can't serve this forest: {refusal}. strategy='auto' avoids it")
-    return Step(0, strategy, options, "chosen by the user", {})
+    return Step(0, strategy, options, reason, {})
 
 
 def _cheapest(canonical: Canonical) -> Step:
