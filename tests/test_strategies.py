@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import tracemalloc
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -167,6 +168,29 @@ def test_plans_at_the_borders_of_their_steps():
     for n in sorted(counts | {least + i for least, _ in steps for i in (-1, 0, 1) if least}):
         assert_bits_equal(predictor.predict_raw(X[:n]), raw[:n], f"{n} rows")
         np.testing.assert_array_equal(predictor.apply(X[:n]), ids[:n])
+
+
+def test_few_rows_have_entries_of_their_own(monkeypatch):
+    """Beside bitslice, whose blocks would slow down a walk in the same function."""
+    forest = chain(30, trees=40)
+    predictor = wp.compile(forest, strategy="bitslice", min_rows=100, num_threads=1)
+    plan = predictor.inspect()["plan"]
+    least = next(step["min_rows"] for step in plan if step["strategy"] in ("bitslice", "scan"))
+    assert predictor._program.manifest["few_rows"] == least > 1
+    called = []
+    entry = predictor._program.entry
+    monkeypatch.setattr(
+        predictor, "_program", replace(predictor._program, entry=lambda n: called.append(n) or entry(n))
+    )
+    for dtype, width in (("float32", "f32"), ("float64", "f64")):
+        X = rows(forest, 700, 5, dtype)
+        raw = reference.predict_raw(forest, X)
+        for n in (1, least - 1, least, 513, 700):
+            called.clear()
+            assert_bits_equal(predictor.predict_raw(X[:n]), raw[:n], f"{n} rows")
+            assert called == [f"few_{width}" if n < least else f"raw_{width}"]
+    for strategy, options in (("tree_traversal", {}), ("scan", {}), ("bitslice", {"min_rows": 1})):
+        assert wp.compile(forest, strategy=strategy, **options)._program.manifest["few_rows"] == 0
 
 
 @pytest.mark.parametrize("strategy", ["bitslice", "scan"])

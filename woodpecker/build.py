@@ -22,7 +22,8 @@ from . import c_config, toolchain
 from .errors import ArtifactError, InputError, TargetError
 from .layout import Signature
 from .levels import Level
-from .manifest import ENTRIES, TERMS
+from .manifest import ENTRIES, FEW, TERMS
+from .relay_ops.plan import WALKING
 from .runtime import machine
 from .runtime.files import atomic_path, check_output, check_path
 from .runtime.loader import read_header
@@ -52,6 +53,9 @@ def kernel(
 ) -> tvm.tirx.PrimFunc:
     """The PrimFunc of an entry such as "raw_f32"."""
     kind, _, width = entry.partition("_")
+    if kind == "few":
+        walks = next(i for i, signature in enumerate(signatures) if signature.strategy not in WALKING)
+        signatures, kind = signatures[:walks], "raw"
     if kind == "total":
         return cpu_terms.total(signatures[0], symbol, parallel, first_directory)
     x_dtype = {"f32": "float32", "f64": "float64"}[width]
@@ -177,7 +181,7 @@ def export(
 
 
 def _entries(level: Level) -> tuple[str, ...]:
-    return ENTRIES if level.terms is None else (*ENTRIES, *TERMS)
+    return (*ENTRIES, *(FEW if level.few else ()), *(() if level.terms is None else TERMS))
 
 
 def _write_kernels(file: Path, level: Level, links: Sequence[Mapping[str, Any]], prefix: str) -> None:

@@ -91,7 +91,7 @@ def config(
         symbol: A further name of the function that returns the model.
         blob: The file that holds the blob.
     """
-    from .manifest import TERMS  # with TVM, which `getter` does not need
+    from .manifest import FEW, TERMS  # with TVM, which `getter` does not need
 
     prefix, levels = manifest["prefix"], manifest["levels"]
     kernels = [
@@ -104,6 +104,11 @@ def config(
         f"({name},{level['suffix']},1,{level['scratch_bytes']})"
         for level in levels
         for name in (TERMS if shared and level["terms"] else ())
+    ]
+    few = [
+        f"({name if level['few_rows'] else raw},{level['suffix']},{level['few_rows']})"
+        for level in levels
+        for name, raw in zip(FEW, manifest["entries"], strict=False)
     ]
     getters = [getter(prefix), *([ANY_MODEL] if shared else []), *([symbol] if symbol else [])]
     groups, methods = _methods(manifest)
@@ -119,6 +124,7 @@ def config(
         f"#define WP_N_ENTRIES {len(manifest['entries'])}",
         *groups,
         _table("WP_KERNELS", kernels),
+        _table("WP_FEW", few),
         _table("WP_TERMS", terms),
         _table("WP_LEVELS", [_level(level["target"]) for level in levels]),
         _table("WP_METHODS", methods),

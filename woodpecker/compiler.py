@@ -118,7 +118,8 @@ def compile(
     if number is None:
         # Typed as what nearly every caller has: cross-compiling is the one case without `predict`.
         return cast(Predictor, CompiledModel(program, custom))
-    program.entry("raw_f32")  # compile errors belong here, not in the first prediction
+    for entry in ("raw_f32", *(["few_f32"] if best.few else [])):
+        program.entry(entry)  # compile errors belong here, not in the first prediction
     return make_predictor(program, num_threads, custom)
 
 

@@ -14,6 +14,7 @@ import tvm
 
 from .layout import Layout, Signature, directory, signature
 from .predicates import Canonical
+from .relay_ops import bitslice
 from .relay_ops.plan import WALKING, Step, make_plan
 from .relay_ops.vectors import vectors_of
 from .runtime import machine
@@ -61,6 +62,7 @@ class Level:
         scratch_bytes: Bytes of scratch that a task needs.
         tuning: Which tuning record the plan comes from, see `tuned_plan`; None: a strategy was named.
         terms: How the threads of a call over a few rows share the trees out, or None: they don't.
+        few: How many steps have entries of their own, see `_few`.
     """
 
     target: CpuTarget
@@ -72,6 +74,12 @@ class Level:
     scratch_bytes: int
     tuning: Mapping[str, Any] | None
     terms: Terms | None
+    few: int
+
+    @property
+    def few_rows(self) -> int:
+        """Calls of fewer rows than this are for the entries of `manifest.FEW`; 0: there are none."""
+        return self.plan[self.few].min_rows if self.few else 0
 
 
 def make_levels(
@@ -113,6 +121,16 @@ def _terms(canonical: Canonical, plan: tuple[Step, ...], first: Signature, targe
     return Terms(-(-forest.n_trees // trees_of(first)), width, max_rows, ns)
 
 
+def _few(plan: tuple[Step, ...]) -> int:
+    """The leading steps, walks, that have entries of their own beside those of the whole plan, or 0.
+
+    The blocks of `bitslice` need hundreds of registers and a stack of kilobytes, and a walk in the same function was
+    measured to take 1.2 to 2 times as long as by itself.
+    """
+    walks = next((i for i, step in enumerate(plan) if step.strategy not in WALKING), 0)
+    return walks if bitslice.NAME in {step.strategy for step in plan} else 0
+
+
 def level_of(
     canonical: Canonical,
     tables: Callable[[Step], Layout],
@@ -139,5 +157,6 @@ def level_of(
         layouts[-1].scalars["scratch_bytes"],
         tuning,
         _terms(canonical, plan, signatures[0], target),
+        _few(plan),
     )
     return level, list(map(directory, layouts, signatures))

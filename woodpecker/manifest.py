@@ -7,6 +7,7 @@ levels              the CPU levels, a later one preferred; each has
     suffix              what the names of its entries end in
     row_block, scratch_bytes, ns_per_row    row_block: rows that threads share out
     terms               the entries that share trees out, `woodpecker.levels.Terms`, or null
+    few_rows            calls of fewer rows are for the entries of FEW; 0: there are none
     plan, tuning        for people
 entries, links      the compiled functions
 acc_dtype, n_outputs, n_trees
@@ -38,6 +39,8 @@ from .runtime.rows import InputSpec
 ENTRIES = ("raw_f32", "raw_f64", "apply_f32", "apply_f64")
 TERMS = ("terms_f32", "terms_f64", "total")
 """Entries that a level may have besides, see `woodpecker.levels.Terms`."""
+FEW = ("few_f32", "few_f64")
+"""And these, see `woodpecker.levels.Level.few_rows`: the raw scores of a few rows."""
 
 
 def link_stages(forest: Forest) -> list[dict[str, Any]]:
@@ -125,6 +128,7 @@ def _level(canonical: Canonical, level: Level) -> dict[str, Any]:
         "plan": [step.manifest() for step in level.plan],
         "tuning": level.tuning,
         "terms": None if level.terms is None else dataclasses.asdict(level.terms),
+        "few_rows": level.few_rows,
     }
 
 

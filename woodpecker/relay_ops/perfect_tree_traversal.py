@@ -61,7 +61,7 @@ def space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
 def cost(canonical: Canonical, rows: int, vectors: str) -> float:
     """Estimated ns per row; a step is cheaper than a table walk's, until padding leaves the cache."""
     padded = canonical.forest.n_trees * 2.0**canonical.max_depth
-    cold = max(1.0, padded / 300_000)
+    cold = 1.0 + padded / 400_000
     steps = canonical.forest.n_trees * float(canonical.max_depth)
     step_ns = 2.2 if canonical.has_categories else 0.6
     walks = step_ns * steps * cold + tree_traversal.leaves_ns(canonical, LEAF_NS)

@@ -69,9 +69,9 @@ def prepare(canonical: Canonical) -> Layout:
 RUN = 12
 """Columns of consecutive features, on average, from which on they are read as vectors where a row walks alone."""
 
-RUN_NS, SQUARE_NS, FAR_NS, ALONE_NS = 0.3, 0.2, 0.45, 0.8
-"""Measured cost of a column value, per row: in a run of columns; in a square; in a square of more than FEW_COLUMNS; by
-itself."""
+RUN_NS, SQUARE_NS, ALONE_NS, FAR_NS = 0.3, 0.2, 0.8, (0.45, 0.65)
+"""Measured cost of a column value, per row: in a run of columns; in a square; by itself; in a square of more than
+FEW_COLUMNS, of a walk, and of who makes and uses a tile of them at a time."""
 
 
 def columns_ns(canonical: Canonical, tiled: bool) -> float:
@@ -89,7 +89,7 @@ def columns_ns(canonical: Canonical, tiled: bool) -> float:
         # A square holds some of the SQUARE features from its first on, of one fill.
         squares = len(np.unique(feature // SQUARE + (fill.astype(np.int64) << 32)))
         together = canonical.forest.n_features >= SQUARE // 2 and len(feature) >= 3 * squares
-        each = (FAR_NS if many else SQUARE_NS) if together else ALONE_NS
+        each = (FAR_NS[tiled] if many else SQUARE_NS) if together else ALONE_NS
     else:
         each = RUN_NS if len(feature) >= RUN * np.count_nonzero(np.diff(feature, prepend=-2) != 1) else ALONE_NS
     return len(feature) * each

@@ -79,7 +79,7 @@ def expected_steps(canonical: Canonical) -> float:
     """Steps of a row through all trees, where the slowest of the walks in flight counts."""
     mean, deviation = canonical.leaf_depth
     # Of 16 walks with a long tail. They notice that all have ended a step or two late, and trees of even depth never.
-    slowest = np.minimum(mean + 2.3 * deviation, canonical.depth) + np.where(deviation > 0.15, 1.5, 0.0)
+    slowest = np.minimum(mean + 2.3 * deviation, canonical.depth) + np.where(deviation > 0.5, 1.5, 0.0)
     return float(slowest.sum())
 
 

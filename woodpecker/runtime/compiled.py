@@ -120,7 +120,7 @@ class CompiledModel:
         left to `woodpecker.compile` to use it, ``no_gpu`` is why it does not, or None.
         """
         hidden = {"input", "classes", "methods", "entries", "links", "level", "cuda"}
-        of_calls = {"prefix", "suffix", "scratch_bytes", "row_block", "terms"}
+        of_calls = {"prefix", "suffix", "scratch_bytes", "row_block", "terms", "few_rows"}
         manifest = self._program.manifest
         shown = {k: v for k, v in manifest.items() if k not in hidden | of_calls}
         shown["levels"] = [

@@ -21,6 +21,8 @@ from .format import aligned
 from .rows import direct, on_gpu, read_rows
 
 INT32 = np.dtype(np.int32)
+_FEW = {"raw_f32": "few_f32", "raw_f64": "few_f64"}
+"""Raw scores -> the entries for a few rows, where a level has them."""
 
 
 class Predictor(CompiledModel):
@@ -55,6 +57,7 @@ class Predictor(CompiledModel):
         self._ns_per_row: float = program.manifest["ns_per_row"]
         self._row_block: int = program.manifest["row_block"]
         self._scratch_bytes: int = program.manifest["scratch_bytes"]
+        self._few_rows: int = program.manifest.get("few_rows", 0)
         self._terms: Mapping[str, Any] | None = program.manifest.get("terms")
         # The row counts for which trees are shared out: the check must cost next to nothing.
         self._by_trees = range(0)
@@ -209,7 +212,7 @@ class Predictor(CompiledModel):
 
             run(self._gpu, name.partition("_")[0], X, out, self._compare)
             return
-        if self._terms is not None and n in self._by_trees and name in ("raw_f32", "raw_f64"):
+        if self._terms is not None and n in self._by_trees and name in _FEW:
             self._by_terms(self._terms, name, X, out)
             return
         tasks = 1 if n <= self._row_block else threads.tasks(self._num_threads, n, self._ns_per_row, self._row_block)
@@ -217,6 +220,7 @@ class Predictor(CompiledModel):
         if not X.flags.writeable:
             X = _writable_alias(X)
         if tasks == 1:
+            name = _FEW.get(name, name) if n < self._few_rows else name
             self._program.entry(name)(X, out, scratch, self._model, 0, n)
         else:
             self._program.entry(name + "_parallel")(X, out, scratch, self._model, 0, n, tasks)

@@ -95,6 +95,17 @@ WP_TERMS(WP_DECLARE)
 #define WP_KERNEL(name, suffix, row_block, scratch_bytes) {WP_SYMBOL(name##suffix), row_block, scratch_bytes},
 static const wp_kernel wp_kernels[] = {WP_KERNELS(WP_KERNEL)}; /* WP_N_ENTRIES a level */
 
+/* What computes raw scores of fewer rows than `rows`: two a level, for float32 and for float64. */
+typedef struct {
+  wp_entry entry;
+  int64_t rows;
+} wp_few_rows;
+
+#define WP_DECLARE_FEW(name, suffix, rows) extern int WP_SYMBOL(name##suffix)(void*, const wp_any*, int32_t, wp_any*);
+WP_FEW(WP_DECLARE_FEW)
+#define WP_OF_FEW(name, suffix, rows) {WP_SYMBOL(name##suffix), rows},
+static const wp_few_rows wp_few[] = {WP_FEW(WP_OF_FEW)};
+
 /* ---- The C interface ---- */
 
 /* Elements of raw scores and of what methods return. */
@@ -206,6 +217,13 @@ typedef struct {
   wp_rows* shared;
 } wp_job;
 
+/* The code for `rows` rows of a kernel of this level. */
+static wp_entry wp_entry_for(const wp_kernel* kernel, int64_t rows) {
+  ptrdiff_t place = kernel - wp_kernels, level = place / WP_N_ENTRIES, which = place % WP_N_ENTRIES;
+  const wp_few_rows* few = &wp_few[2 * level + which];
+  return which < WP_APPLY_F32 && rows < few->rows ? few->entry : kernel->entry;
+}
+
 /* Run an entry over `rows` rows from X to out. */
 static int wp_run_entry(const wp_kernel* kernel, wp_dtype x_type, const void* X, int64_t rows, int64_t columns,
                         int64_t row_stride, wp_dtype out_type, void* out, int64_t out_columns, void* scratch) {
@@ -223,7 +241,7 @@ static int wp_run_entry(const wp_kernel* kernel, wp_dtype x_type, const void* X,
   for (int i = 0; i < 4; i++) args[i] = wp_any_tensor(&tensors[i]);
   args[4] = wp_any_int(0);
   args[5] = wp_any_int(rows);
-  return kernel->entry(0, args, 6, &result) ? WP_ERROR_INTERNAL : WP_OK;
+  return wp_entry_for(kernel, rows)(0, args, 6, &result) ? WP_ERROR_INTERNAL : WP_OK;
 }
 
 /* The largest of n scores, the first of equals, by numpy's rule: a NaN is larger than everything. */
