@@ -77,8 +77,10 @@ def turn(nearest: Any, bound: Expr, left: Sequence[Expr]) -> None:
 
 
 def met(nearest: Any, x: Expr) -> Expr:
-    """Whether any row met its own image."""
-    return tirx.call_intrin("uint16", "tirx.reinterpret", nearest[EVERY] == x) != const(0, "uint16")
+    """Whether any row met its own image. Few do: else LLVM keeps registers for what they need, which the code of the
+    trees then lacks."""
+    any_row = tirx.call_intrin("uint16", "tirx.reinterpret", nearest[EVERY] == x) != const(0, "uint16")
+    return tirx.call_llvm_pure_intrin("bool", "llvm.expect", any_row, const(0, "bool"))
 
 
 def settle(
