@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -104,13 +103,8 @@ def masks(frame: Frame, fill: Fill) -> None:
                                 place = register(frame.place(column - begin, const(0), const(0)))
                                 narrow.rank_planes(frame, place, heap, levels, spare_rows(frame), narrow.word_of)
                             else:
-                                settled = None
-                                if frame.value_dtype == "float64":
-                                    bits = register(tables["same_bits"][piece])
-                                    settled = functools.partial(
-                                        cpu_masks64.settle, frame, levels=levels, bits=bits, start=start, count=count
-                                    )
-                                _rank_planes(frame, column - begin, heap, levels, settled)
+                                settle = cpu_masks64.settling(frame, piece, levels, start, count)
+                                _rank_planes(frame, column - begin, heap, levels, settle)
                             _masks_of_ranks(frame, M, row, count, levels)
                         with TB.Else():
                             _compare(frame, M, column - begin, row, start, count)
@@ -136,13 +130,13 @@ def _compare(frame: Frame, M: Any, column: Expr, row: Expr, begin: Expr, count: 
             TB.buffer_store(M, word, [(row + i) * const(words_of(frame)) + const(g)])
 
 
-def _rank_planes(frame: Frame, column: Expr, heap: Expr, levels: Expr, settled: Callable[..., None] | None) -> None:
+def _rank_planes(frame: Frame, column: Expr, heap: Expr, levels: Expr, settle: cpu_masks64.Settle | None) -> None:
     """The ranks of a column within a piece as bit planes, the highest bit first, in the spare rows.
 
     i = 1                                               # 16 rows at once, the heap in 16 registers
     repeat `levels` times:  c = not (V <= heap[i]);  next plane = c;  i = 2 i + c
 
-    float64 rows are searched for by their images, and where these meet a bound's, ranks are ``settled``.
+    With ``settle`` float64 rows are searched for by their images, and ranks are settled where these meet a bound's.
     """
     planes = scratch_view(frame, "uint16", spare_rows(frame))
     table = [
@@ -159,7 +153,7 @@ def _rank_planes(frame: Frame, column: Expr, heap: Expr, levels: Expr, settled: 
 
     with TB.serial(0, frame.lanes // 16) as g:
         place = frame.place(column, const(0), g * const(16))
-        if settled:
+        if settle:
             x, nearest = cpu_masks64.images(frame, place), cpu_masks64.nearest()
         else:
             x, nearest = vector_register(frame.V[tirx.Ramp(place, const(1, "int64"), 16)]), None
@@ -180,7 +174,7 @@ def _rank_planes(frame: Frame, column: Expr, heap: Expr, levels: Expr, settled: 
                 bound = tirx.Select(left[0], lower, upper)
             bound = vector_register(bound)
             left.append(x <= bound)
-            if settled:
+            if settle:
                 cpu_masks64.turn(nearest, bound, left)
             word = tirx.call_intrin("uint16", "tirx.reinterpret", left[level])
             TB.buffer_store(planes, word ^ const(65535, "uint16"), [const(level * (frame.lanes // 16)) + g])
@@ -195,9 +189,11 @@ def _rank_planes(frame: Frame, column: Expr, heap: Expr, levels: Expr, settled: 
                     search(level + 1, below)
 
         search(0, vector_register(tirx.Broadcast(const(1), 16)))
-        if settled:
+        if settle:
             with TB.If(cpu_masks64.met(nearest, x)), TB.Then():
-                settled(planes, place, g)
+                settle(planes, place, g)
+
+
 def _masks_of_ranks(frame: Frame, M: Any, row: Expr, count: Expr, levels: Expr) -> None:
     """All masks L[k], "rank <= k", of a piece of ``count`` bounds from the bit planes of the rank, an operation each.
 

@@ -1,21 +1,22 @@
 """float64 rows in the search of `cpu_masks`, which registers hold float32 bounds for: exact ranks all the same.
 
-f(x), the largest float32 not above x, never falls where x grows, and is -inf or a finite number beyond float32. So
+f(x) is the largest float32 not above x, as ``bound32`` holds it of the bounds b. It never falls where x grows. So
 
     f(b) < f(x)  =>  b < x        as b >= x would give f(b) >= f(x)
     f(b) > f(x)  =>  b > x        in the same way
 
-and the search for f(x) among the f(b), ``bound32``, counts exactly the bounds below x, unless a bound has the very image
-of x. It comes first among those that are not below f(x), and the search passes them: its last turn to the left is at the
-least of them. Rows that met their own image there go on among the float64 bounds from the rank k that was found. By
-then all bounds below k are below x, and of the others at most as many as share an image.
+and the search for f(x) among the f(b) counts exactly the bounds below x, unless a bound has the very image of x. It
+comes first among those that are not below f(x), and the search passes them: its last turn to the left is at the least
+of them. Rows that met their own image there go on among the float64 bounds from the rank k that was found: all bounds
+before are below x, and of the others at most as many as share an image.
 
 NaN has no image, goes right at every turn and equals nothing; infinity is its own image, and no float64 exceeds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ from tvm.script.ir_builder import tirx as TB
 from ..layout import Layout
 from ..relay_ops.predicate import Expr
 from .tir import Frame, const, register, vector_register
+
+Settle = Callable[[Any, Expr, Expr], None]
+"""Settles 16 ranks: (their bit planes, where their values are in V, which 16 rows of the block they are)."""
 
 LANES = 16
 EVERY = tirx.Ramp(const(0), const(1), LANES)
@@ -77,27 +81,29 @@ def turn(nearest: Any, bound: Expr, left: Sequence[Expr]) -> None:
 
 
 def met(nearest: Any, x: Expr) -> Expr:
-    """Whether any row met its own image. Few do: else LLVM keeps registers for what they need, which the code of the
-    trees then lacks."""
+    """Whether any row met its own image. LLVM is told that few do: else it keeps registers for what these need, and the
+    code of the trees loads its pointers again and again (lgb-500x255-28: 1,230 ns a row instead of 880)."""
     any_row = tirx.call_intrin("uint16", "tirx.reinterpret", nearest[EVERY] == x) != const(0, "uint16")
     return tirx.call_llvm_pure_intrin("bool", "llvm.expect", any_row, const(0, "bool"))
 
 
-def settle(
-    frame: Frame, planes: Any, place: Expr, g: Expr, *, levels: Expr, bits: Expr, start: Expr, count: Expr
+def settling(frame: Frame, piece: Expr, levels: Expr, start: Expr, count: Expr) -> Settle | None:
+    """`_settle` for a piece of ``count`` bounds from ``start`` on, whose ranks have ``levels`` bits; None for float32
+    rows, which need none."""
+    if frame.value_dtype == "float32":
+        return None
+    bits = register(frame.tables["same_bits"][piece])
+    return functools.partial(_settle, frame, levels, bits, start, count)
+
+
+def _settle(
+    frame: Frame, levels: Expr, bits: Expr, start: Expr, count: Expr, planes: Any, place: Expr, g: Expr
 ) -> None:
     """Make the bit planes of 16 ranks among images those of the ranks among the bounds.
 
     k = the ranks in the planes
-    for w = 2**(bits - 1) .. 4, 2, 1:       k += w where bound[k + w - 1] < V       # k + w <= count
+    for w = 2**(bits - 1) .. 4, 2, 1:       k += w where bound[k + w - 1] < V       # and there is such a bound
     the planes = the bits of k
-
-    Args:
-        frame: Of float64 rows.
-        planes: uint16 buffer.
-        place, g: Where the values are in V, and which 16 rows of the block they are.
-        levels: Bits of a rank.
-        bits, start, count: The piece's ``same_bits``, its first bound, and how many it has.
     """
 
     def plane(level: Expr) -> Expr:
