@@ -144,6 +144,36 @@ def _ranked() -> Forest:
     return from_nested(stumps, len(counts), dtype=np.float32, base_score=0.1)
 
 
+def _ranked64() -> Forest:
+    """Columns of float64 rows that bitslice searches by float32 images: images that bounds share, of 40 neighbouring
+    float64 numbers and of a clock; bounds beyond float32, and within its least number; two pieces; either missing rule;
+    categories, enough of them to be searched as well."""
+    rng = np.random.default_rng(19)
+    small, large = np.arange(-20, 20) * 1e-46, np.sinh(np.linspace(-705, 705, 40))
+    columns = [
+        rng.normal(size=300),
+        1 + 2**-52 * np.arange(40),
+        1.7e9 + 40.3 * np.arange(70),
+        np.concatenate([large, [0.0, -0.0, 1e-40, -1e-40, 3.5e38, -3.5e38, np.inf, -np.inf]]),
+        np.concatenate([small, [5e-324, -5e-324, 0.0]]),
+    ]
+    stumps = [
+        split(
+            f,
+            float(t),
+            leaf(0.01 * i - f),
+            leaf(0.1 * f),
+            op=("<=", "<")[i % 2],
+            missing=("left", "right")[(i + f) % 3 % 2],
+            missing_rule=("nan", "zero")[f % 2],
+        )
+        for f, bounds in enumerate(columns)
+        for i, t in enumerate(bounds)
+    ]
+    sets = [member(5, range(i, 40, 3 + i), leaf(1.0 + i), leaf(0.3), missing="left") for i in range(4)]
+    return from_nested([*stumps, *sets], 6, input_dtype="float64", category_rule="truncate", base_score=0.1)
+
+
 FORESTS: dict[str, Callable[[], Forest]] = {
     "float32": lambda: grown(1, 6, 4, dtype=np.float32, base_score=0.3),
     "float64": lambda: grown(2, 6, 4, op="<=", input_dtype="float64", zero_band=float(np.float32(1e-35))),
@@ -163,6 +193,7 @@ FORESTS: dict[str, Callable[[], Forest]] = {
     "leaves": lambda: from_nested([leaf(0.1), leaf(-0.0), leaf(0.7)], 1, divisor=3, base_score=0.2),
     "stumps": lambda: grown(9, 20, 1, n_features=2, dtype=np.float32),
     "ranked": _ranked,
+    "ranked64": _ranked64,
     "wide": lambda: grown(10, 25, 4, n_features=90, dtype=np.float32),
     "wide64": lambda: grown(11, 25, 4, op="<=", n_features=90, input_dtype="float64"),
     "wide_sentinel": lambda: grown(12, 12, 4, n_features=40, dtype=np.float32, missing_value=0.1),

@@ -16,6 +16,7 @@ from .support import assert_bits_equal
 
 FEW = (
     ("float32", "bitslice"),  # missing values, denormals, float32 sums
+    ("ranked64", "bitslice"),  # float64 rows, whose bounds are searched
     ("zero_rule", "scan"),  # float64 rows, zero as missing, thresholds that are denormal float32 numbers
     ("truncate", "gemm"),  # categories
     ("outputs", "perfect_tree_traversal"),  # several outputs

@@ -126,7 +126,7 @@ def test_tir_of_kernels(name):
             assert literals <= {0.0, -np.inf}, f"{kind} {entry}"
 
 
-CATEGORICAL = ("truncate", "truncate_nonnegative", "exact", "infinite")
+CATEGORICAL = ("truncate", "truncate_nonnegative", "exact", "infinite", "ranked64")
 """Forests with categories, as which tests against -inf count too."""
 RANKED = [n for n, s in PAIRS if s == "perfect_tree_traversal" and n not in CATEGORICAL]
 

@@ -41,12 +41,16 @@ def linear():
     return from_nested([split(0, 0.5, leaf(1.0, coef={0: 2.0}), leaf(3.0))], 1, input_dtype="float64")
 
 
-def ranked():
+def ranked(**fields):
     """Ten bounds of a column, as many as are searched; features near each other, as many as make a square."""
     nodes = [split(0, float(i), leaf(1.0), leaf(2.0), missing="left") for i in range(10)]
     return from_nested(
-        [*nodes, *(split(f, 0.5, leaf(3.0), leaf(4.0), missing="left") for f in (1, 3))], 16, dtype="float32"
+        [*nodes, *(split(f, 0.5, leaf(3.0), leaf(4.0), missing="left") for f in (1, 3))], 16, dtype="float32", **fields
     )
+
+
+def ranked64():
+    return ranked(input_dtype="float64")
 
 
 def uneven():
@@ -71,6 +75,7 @@ CASES = {
     "perfect_tree_traversal": (plain, "perfect_tree_traversal", {"interleave": 2}, "raw_f32"),
     "bitslice": (plain, "bitslice", {"min_rows": 1}, "raw_f32"),
     "bitslice_avx512": (ranked, "bitslice", {"min_rows": 1}, "raw_f32", AVX512),
+    "bitslice_avx512_float64": (ranked64, "bitslice", {"min_rows": 1}, "raw_f64", AVX512),
     "bitslice_neon": (ranked, "bitslice", {"min_rows": 1}, "raw_f32", ("neon",)),
     "bitslice_categories": (categories, "bitslice", {"min_rows": 1}, "raw_f32", ("avx2",)),
     "bitslice_circuit": (uneven, "bitslice", {"min_rows": 1}, "apply_f32", ("avx2",)),

@@ -223,7 +223,9 @@ def test_assembly_of_kernels(target):
         assert "entry" in text and lint_assembly(text) == [], f"{name} {strategy} {entry}"
 
 
-@pytest.mark.parametrize(("name", "ranked"), [("float32", False), ("float64", True), ("ranked", True), ("deep", True)])
+@pytest.mark.parametrize(
+    ("name", "ranked"), [("float32", False), ("float64", True), ("ranked", True), ("ranked64", True), ("deep", True)]
+)
 def test_stages_that_need_cpu_features(name, ranked):
     """Built for a CPU that has them all, whether or not this one has."""
     target = '{"kind": "llvm", "mcpu": "znver4"}'
@@ -231,12 +233,14 @@ def test_stages_that_need_cpu_features(name, ranked):
     flags = made.signatures[0].flags
     assert ("byte_planes" in flags) == (name != "deep") and "bit_matrices" in flags
     assert ("heaps" in flags) == ranked
-    function = kernel(made.signatures, "entry", "raw_f32")
-    assert lint(function) == []
-    text = assembly(function, target)
-    assert ("vpermi2b" in text or "vpermb" in text) == (name != "deep") and "vgf2p8affineqb" in text
-    assert ("vpermi2ps" in text or "vpermt2ps" in text) == ranked
-    assert lint_assembly(text) == []
+    for entry in ("raw_f32", "raw_f64"):
+        function = kernel(made.signatures, "entry", entry)
+        assert lint(function) == []
+        text = assembly(function, target)
+        assert ("vpermi2b" in text or "vpermb" in text) == (name != "deep") and "vgf2p8affineqb" in text
+        assert ("vpermi2ps" in text or "vpermt2ps" in text) == ranked
+        assert ("{rd-sae}" in text) == (name.endswith("64") and entry == "raw_f64")
+        assert lint_assembly(text) == []
 
 
 @pytest.mark.parametrize("name", ["float32", "truncate"])

@@ -43,7 +43,8 @@ def check(name: str, strategy: str, target: str, entries: tuple[str, ...]) -> No
 
 @pytest.mark.parametrize("target", FUSED)
 @pytest.mark.parametrize(
-    ("name", "strategy"), [("linear", "tree_traversal"), ("float32", "scan"), ("ranked", "bitslice")]
+    ("name", "strategy"),
+    [("linear", "tree_traversal"), ("float32", "scan"), ("ranked", "bitslice"), ("ranked64", "bitslice")],
 )
 def test_some_kernels(target, name, strategy):
     check(name, strategy, target, ("raw_f64",))

@@ -52,7 +52,7 @@ def test_every_feature_leaf_ids_and_float32_rows(name):
             assert_agrees(compiled(forest, strategy), forest, rows(forest, 1500, 2, dtype), f"{strategy} {dtype}")
 
 
-FOR_BATCHES = {"wide64", "wide_sentinel", "deep", "deeper", "padded", "ranked"}
+FOR_BATCHES = {"wide64", "wide_sentinel", "deep", "deeper", "padded", "ranked", "ranked64"}
 """Forests that reach corners of bitslice and scan, which take them in the fast tier, and the others do not."""
 WALKS = ("gemm", "perfect_tree_traversal", "tree_traversal")
 ALL = [(name, strategy) for name in FORESTS for strategy in NAMES]

@@ -33,6 +33,7 @@ FEW = (
     ("many", "bitslice"),
     ("many32", "scan"),
     ("wide64", "bitslice"),  # masks of float64 comparisons
+    ("ranked64", "bitslice"),  # and of float64 searches
     ("float32", "bitslice"),  # missing values, denormals, float32 sums
     ("zero_rule", "scan"),  # float64 rows, zero as missing, thresholds that are denormal float32 numbers
     ("truncate", "tree_traversal"),  # categories

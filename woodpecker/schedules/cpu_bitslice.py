@@ -33,7 +33,7 @@ def target_stages(layout: Layout, features: Collection[str]) -> Layout:
     """The tables of the stages that need features of the target, where it has them and the forest allows them."""
     wide, block = set(features) >= AVX512, layout.constants["rows"] // 64
     narrow = cpu_narrow.flags(features)
-    stages = heaps(layout) if wide or narrow else Layout({}, {}, {}, frozenset())
+    stages = heaps(layout, bool(narrow)) if wide or narrow else Layout({}, {}, {}, frozenset())
     if "perfect" in layout.flags:
         words = min(block, 8 if wide else 4 if "avx2" in features else 2)
         stages |= Layout({}, {}, {"mask_words": words}, frozenset())

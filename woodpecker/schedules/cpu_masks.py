@@ -13,32 +13,44 @@ from tvm.script.ir_builder import tirx as TB
 from ..layout import Layout
 from ..relay_ops import bitslice, circuit, set_masks
 from ..relay_ops.predicate import Expr
-from . import cpu_columns, cpu_narrow
+from . import cpu_columns, cpu_masks64, cpu_narrow
 from .tir import Fill, Frame, const, register, scratch_view, vector_register
 
 MAX_LEVELS, MIN_LEVELS = bitslice.RANKS.bit_length(), bitslice.MIN_RANKED.bit_length()
 
 
-def heaps(layout: Layout) -> Layout:
-    """The float32 bounds of each ranked piece as a search heap of as few levels as hold them: 1 is the root, 2 i and
-    2 i + 1 the children of i. What is left of the last level is infinity, which only NaN exceeds."""
-    offset, bound = (layout.tables[name] for name in ("piece_bound", "bound32"))
-    ranked = np.diff(offset) >= bitslice.MIN_RANKED
+def heaps(layout: Layout, narrow: bool) -> Layout:
+    """The bounds of each ranked piece as a search heap: those of float32, and where ``narrow`` vectors leave the search
+    to loads, those of float64 as well, where rows may have it; else what `cpu_masks64` needs."""
+    counts = np.diff(layout.tables["piece_bound"])
+    ranked = counts >= bitslice.MIN_RANKED
     if not ranked.any():
         return Layout({}, {}, {}, frozenset())
-    heaps = np.full((int(ranked.sum()), 256), np.float32(np.inf))
-    levels = np.zeros(len(ranked), np.int32)
+    number = np.where(ranked, np.cumsum(ranked) - 1, -1).astype(np.int32)
+    levels = np.array([int(n).bit_length() for n in np.where(ranked, counts, 0)], np.int32)
+    tables = {"heap": _heaps(layout, "bound32", ranked), "heap_number": number, "heap_levels": levels}
+    stages = Layout({}, tables, {}, frozenset({"heaps"}))
+    if "bound64" not in layout.tables:
+        return stages
+    if narrow:
+        return stages | Layout({}, {"heap64": _heaps(layout, "bound64", ranked)}, {}, frozenset())
+    return stages | cpu_masks64.same_images(layout, ranked)
+
+
+def _heaps(layout: Layout, name: str, ranked: np.ndarray) -> np.ndarray:
+    """Search heaps of as few levels as hold the bounds: 1 is the root, 2 i and 2 i + 1 the children of i. What is left
+    of the last level is infinity, which only NaN exceeds."""
+    offset, bound = layout.tables["piece_bound"], layout.tables[name]
+    heaps = np.full((int(ranked.sum()), 256), np.inf, bound.dtype)
     for heap, piece in zip(heaps, np.flatnonzero(ranked), strict=True):
         own = bound[offset[piece] : offset[piece + 1]]
-        levels[piece] = len(own).bit_length()
-        padded = np.full(2 ** levels[piece] - 1, np.float32(np.inf))
+        levels = len(own).bit_length()
+        padded = np.full(2**levels - 1, np.inf, bound.dtype)
         padded[: len(own)] = own
-        for level in range(levels[piece]):
-            step = 2 ** (levels[piece] - 1 - level)
+        for level in range(levels):
+            step = 2 ** (levels - 1 - level)
             heap[2**level : 2 ** (level + 1)] = padded[step - 1 :: 2 * step]
-    number = np.where(ranked, np.cumsum(ranked) - 1, -1).astype(np.int32)
-    tables = {"heap": heaps.reshape(-1), "heap_number": number, "heap_levels": levels}
-    return Layout({}, tables, {}, frozenset({"heaps"}))
+    return heaps.reshape(-1)
 
 
 def spare_rows(frame: Frame) -> Expr:
@@ -69,7 +81,7 @@ def masks(frame: Frame, fill: Fill) -> None:
         TB.buffer_store(M, tirx.Broadcast(tirx.const(bits, "uint64"), words_of(frame)), [mask_row(frame, const(row))])
     n_numeric = frame.scalar("n_numeric")
     narrow = cpu_narrow.idioms(frame.signature.flags)
-    searched = "heaps" in frame.signature.flags and frame.value_dtype == "float32"
+    searched = "heaps" in frame.signature.flags
     with TB.serial(0, tirx.truncdiv(n_numeric + const(cpu_columns.TILE - 1), const(cpu_columns.TILE))) as some:
         begin = register(some * const(cpu_columns.TILE))
         end = register(tirx.min(begin + const(cpu_columns.TILE), n_numeric))
@@ -91,7 +103,8 @@ def masks(frame: Frame, fill: Fill) -> None:
                                 place = register(frame.place(column - begin, const(0), const(0)))
                                 narrow.rank_planes(frame, place, heap, levels, spare_rows(frame), narrow.word_of)
                             else:
-                                _rank_planes(frame, column - begin, heap, levels)
+                                settle = cpu_masks64.settling(frame, piece, levels, start, count)
+                                _rank_planes(frame, column - begin, heap, levels, settle)
                             _masks_of_ranks(frame, M, row, count, levels)
                         with TB.Else():
                             _compare(frame, M, column - begin, row, start, count)
@@ -117,11 +130,13 @@ def _compare(frame: Frame, M: Any, column: Expr, row: Expr, begin: Expr, count: 
             TB.buffer_store(M, word, [(row + i) * const(words_of(frame)) + const(g)])
 
 
-def _rank_planes(frame: Frame, column: Expr, heap: Expr, levels: Expr) -> None:
+def _rank_planes(frame: Frame, column: Expr, heap: Expr, levels: Expr, settle: cpu_masks64.Settle | None) -> None:
     """The ranks of a column within a piece as bit planes, the highest bit first, in the spare rows.
 
     i = 1                                               # 16 rows at once, the heap in 16 registers
     repeat `levels` times:  c = not (V <= heap[i]);  next plane = c;  i = 2 i + c
+
+    With ``settle`` float64 rows are searched for by their images, and ranks are settled where these meet a bound's.
     """
     planes = scratch_view(frame, "uint16", spare_rows(frame))
     table = [
@@ -138,7 +153,10 @@ def _rank_planes(frame: Frame, column: Expr, heap: Expr, levels: Expr) -> None:
 
     with TB.serial(0, frame.lanes // 16) as g:
         place = frame.place(column, const(0), g * const(16))
-        x = vector_register(frame.V[tirx.Ramp(place, const(1, "int64"), 16)])
+        if settle:
+            x, nearest = cpu_masks64.images(frame, place), cpu_masks64.nearest()
+        else:
+            x, nearest = vector_register(frame.V[tirx.Ramp(place, const(1, "int64"), 16)]), None
         left: list[Expr] = []
 
         def search(level: int, at: Expr) -> None:
@@ -154,7 +172,10 @@ def _rank_planes(frame: Frame, column: Expr, heap: Expr, levels: Expr) -> None:
                 lower = tirx.Select(left[1], pair(8, at), pair(10, at))
                 upper = tirx.Select(left[1], pair(12, at), pair(14, at))
                 bound = tirx.Select(left[0], lower, upper)
-            left.append(x <= vector_register(bound))
+            bound = vector_register(bound)
+            left.append(x <= bound)
+            if settle:
+                cpu_masks64.turn(nearest, bound, left)
             word = tirx.call_intrin("uint16", "tirx.reinterpret", left[level])
             TB.buffer_store(planes, word ^ const(65535, "uint16"), [const(level * (frame.lanes // 16)) + g])
             if level == MAX_LEVELS - 1:
@@ -168,6 +189,9 @@ def _rank_planes(frame: Frame, column: Expr, heap: Expr, levels: Expr) -> None:
                     search(level + 1, below)
 
         search(0, vector_register(tirx.Broadcast(const(1), 16)))
+        if settle:
+            with TB.If(cpu_masks64.met(nearest, x)), TB.Then():
+                settle(planes, place, g)
 
 
 def _masks_of_ranks(frame: Frame, M: Any, row: Expr, count: Expr, levels: Expr) -> None:

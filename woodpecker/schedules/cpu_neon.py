@@ -70,7 +70,7 @@ def rank_planes(
     """
     ranks = scratch_view(frame, "uint8", spare + const(frame.lanes, "int64"))
     planes = scratch_view(frame, "uint64", spare)
-    first = register(heap * const(256))
+    bounds, first = frame.tables["heap" if frame.value_dtype == "float32" else "heap64"], register(heap * const(256))
     with TB.serial(0, frame.lanes // TOGETHER) as some:
         rows = [some * const(TOGETHER) + const(j) for j in range(TOGETHER)]
         values = [register(frame.V[place + tirx.Cast("int64", r)]) for r in rows]
@@ -79,7 +79,7 @@ def rank_planes(
             TB.buffer_store(i, const(1), [0])
         with TB.serial(0, levels):
             for i, value in zip(nodes, values, strict=True):
-                left = value <= frame.tables["heap"][first + i[0]]
+                left = value <= bounds[first + i[0]]
                 TB.buffer_store(i, i[0] * const(2) + tirx.Select(left, const(0), const(1)), [0])
         for r, i in zip(rows, nodes, strict=True):
             TB.buffer_store(ranks, tirx.Cast("uint8", i[0] & ((const(1) << levels) - const(1))), [r])
