@@ -43,7 +43,7 @@ ARCHS = "cuda -arch=sm_80,sm_90"
 EMULATOR = Path(__file__).parent / "c" / "emulate.h"
 ORDERS = (False, True)
 """Of the threads of a block: forwards, backwards."""
-LAST_BLOCK_FIRST, IN_TURN = 2, 4
+LAST_BLOCK_FIRST, IN_TURN, UP_TO_THE_COUNT = 2, 4, 8
 """Orders of blocks, beside the first first."""
 
 

@@ -10,11 +10,11 @@ import pytest
 from woodpecker import reference
 from woodpecker.schedules import cuda_spread
 
-from .cuda_support import IN_TURN, LAST_BLOCK_FIRST, ORDERS, Prepared, cuda_c, prepared, run
+from .cuda_support import IN_TURN, LAST_BLOCK_FIRST, ORDERS, UP_TO_THE_COUNT, Prepared, cuda_c, prepared, run
 from .gallery import FORESTS, grown, rows
 from .support import assert_bits_equal, bits
 
-BLOCK_ORDERS = (0, LAST_BLOCK_FIRST, IN_TURN, LAST_BLOCK_FIRST | IN_TURN)
+BLOCK_ORDERS = (0, LAST_BLOCK_FIRST, IN_TURN, LAST_BLOCK_FIRST | IN_TURN, UP_TO_THE_COUNT)
 
 
 def assert_exact(made: Prepared, n: int, blocks: int) -> None:

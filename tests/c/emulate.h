@@ -60,6 +60,7 @@ static std::map<void *, put> pending;
 static std::map<std::pair<int, int>, long> fenced;
 static std::map<int, long> counted;
 static long now;
+static bool pausing, paused; /* whether a block stops where it counts; whether it has */
 
 static void __threadfence() {
     fenced[{blockIdx.x, threadIdx.x}] = ++now;
@@ -74,6 +75,7 @@ static unsigned atomicInc(unsigned *at, unsigned most) {
     unsigned before = *at;
     *at = before >= most ? 0 : before + 1;
     counted[blockIdx.x] = ++now;
+    if (pausing) paused = true, swapcontext(&contexts[threadIdx.x], &scheduler);
     return before;
 }
 
@@ -181,7 +183,8 @@ static void begin(resident &own, int block, int threads, size_t shared_bytes) {
     }
 }
 
-/* Each thread of a block as far as it gets, up to a barrier of the block. Returns false: none gets any further. */
+/* Each thread of a block as far as it gets, up to a barrier of the block; or to where one of them counts. Returns false:
+   none gets any further. */
 static bool step(resident &own, int threads, bool backwards) {
     contexts = own.contexts, waits = own.waits, shared_memory = own.memory, blockIdx.x = own.block;
     for (int w = 0; w < threads / WARP; w++) {
@@ -190,6 +193,7 @@ static bool step(resident &own, int threads, bool backwards) {
             for (int i = 0; i < WARP; i++) {
                 threadIdx.x = first + (backwards ? WARP - 1 - i : i);
                 if (waits[threadIdx.x] == RUNS) swapcontext(&scheduler, &contexts[threadIdx.x]);
+                if (paused) return true;
             }
         } while (release(first, WARP, false));
     }
@@ -201,10 +205,11 @@ static bool step(resident &own, int threads, bool backwards) {
 }
 
 /* Runs `body` for every thread of every block, of whole warps. `order`: 1, the last thread of a block first; 2, the last
-   block first; 4, up to RESIDENT blocks in turn, each up to its next barrier. Returns how many bytes beyond its shared
+   block first; 4, up to RESIDENT blocks in turn, each up to its next barrier; 8, as many, each up to where it counts, and
+   then the one that came last to its end, and so on. Returns how many bytes beyond its shared
    memory it has overwritten, or -1: some threads wait for others that wait for something else, or have ended. */
 static int emulate(void (*body)(void), int blocks, int threads, size_t shared_bytes, int order) {
-    int most = order & 4 ? min(blocks, RESIDENT) : 1, wrong = 0;
+    int most = order & (4 | 8) ? min(blocks, RESIDENT) : 1, wrong = 0;
     resident all[RESIDENT];
     for (int i = 0; i < most; i++) {
         all[i].stacks = (uchar *)malloc(threads * STACK);
@@ -216,6 +221,14 @@ static int emulate(void (*body)(void), int blocks, int threads, size_t shared_by
     for (int from = 0; from < blocks && wrong == 0; from += most) {
         int count = min(most, blocks - from);
         for (int i = 0; i < count; i++) begin(all[i], order & 2 ? blocks - 1 - from - i : from + i, threads, shared_bytes);
+        pausing = order & 8;
+        for (int i = 0; i < count && pausing && wrong == 0; i++)
+            for (paused = false; !paused && !all[i].ended && wrong == 0;)
+                if (!step(all[i], threads, order & 1)) wrong = -1;
+        pausing = paused = false;
+        for (int i = count; i-- > 0 && order & 8;)
+            while (!all[i].ended && wrong == 0)
+                if (!step(all[i], threads, order & 1)) wrong = -1;
         for (int left = count; left > 0 && wrong == 0;) {
             left = 0;
             for (int i = 0; i < count && wrong == 0; i++) {
