@@ -182,7 +182,8 @@ def run(
     """What an entry computes, by a grid of so many blocks. X may have any row stride; out has one of its own.
 
     Args:
-        blocks: Of the grid; where blocks share rows, of each row. Such an entry is launched twice, with the same counters.
+        blocks: Of the grid; where blocks share rows, of each row. Such an entry is launched twice, with the same
+            counters.
         backwards: The last thread of a block comes first.
         order: Of blocks, see `emulate`.
         text: CUDA C that is run instead of the entry's own.

@@ -1,4 +1,4 @@
-"""CUDA kernels of which several blocks share the trees of a row, without a GPU: bits, fences, counters, and the runtime."""
+"""CUDA kernels of which several blocks share the trees of a row, without a GPU: bits, fences and counters."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ import woodpecker as wp
 from woodpecker import reference
 from woodpecker.errors import TargetError
 from woodpecker.runtime import cuda as runtime
-from woodpecker.runtime import cuda_host as host
 from woodpecker.runtime import cuda_driver, cuda_lanes
+from woodpecker.runtime import cuda_host as host
 
 from . import cupy_like
 from .cuda_support import calls, compiled, emulated_gpu, state
@@ -84,7 +84,9 @@ def test_which_calls(gpu):
     assert runtime.entry_for(replace(model, few_rows=0), "raw", F32, 1) == "raw_f32"
 
 
-@pytest.mark.parametrize(("options", "blocks"), [({}, 0), ({"cuda_spread_trees": 0}, 0), ({"cuda_spread_trees": 20}, 0)])
+@pytest.mark.parametrize(
+    ("options", "blocks"), [({}, 0), ({"cuda_spread_trees": 0}, 0), ({"cuda_spread_trees": 20}, 0)]
+)
 def test_forests_that_are_too_small(forest, options, blocks):
     model = compiled(forest, strategy="tree_traversal", **options)._program.gpu
     assert "spread_f32" not in model.launches and runtime.entry_for(model, "raw", F32, 1) == "few_f32"
@@ -197,7 +199,7 @@ class TestGraphs:
         return asked
 
     @pytest.mark.parametrize("n", [1, 40])
-    def test_replays(self, gpu, forest, library, cupy, pool, n):
+    def test_replays(self, gpu, forest, library, pool, n):
         """Each reads the rows that are there then; of a single row, which several blocks share, and of more."""
         given = [rows(forest, n, seed, "float32") for seed in (6, 7, 8)]
         there, out = cupy_like.asarray(given[0]), cupy_like.empty((n, 3), "float32")

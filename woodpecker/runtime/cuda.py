@@ -56,7 +56,7 @@ class Launch:
         threads: Threads of a block.
         rows: Rows of a block.
         shared_bytes: Dynamic shared memory of a block.
-        scratch_bytes: Scratch that each block of the grid needs; 0: none. Where blocks share a row: that each row needs.
+        scratch_bytes: Scratch that each block of the grid needs, or each row, where blocks share it; 0: none.
         row_blocks: Blocks that share a row at most; 0: none do.
     """
 

@@ -75,7 +75,7 @@ def serving(signatures: Sequence[Signature], entry: str) -> int:
 
 def launches(parts: Sequence[Part], spread_trees: int) -> dict[str, Launch]:
     """entry -> how it is launched; without ``spread`` where a row has one block at most: see `cuda_spread.launch`."""
-    found = {}
+    found: dict[str, Launch] = {}
     for entry in ENTRIES:
         part = parts[serving([p.signature for p in parts], entry)]
         kind = entry.partition("_")[0]
@@ -93,8 +93,8 @@ def kernel(signature: Signature, name: str, entry: str, directory: int = 0) -> t
     Args:
         signature: What the code is specialised on.
         name: The global symbol.
-        entry: One of ENTRIES. raw, few and spread: out (n, K) of the accumulator's dtype; apply: out (n, T) int32 leaf ids.
-            X (n, F) is float32 or float64; both have unit column stride.
+        entry: One of ENTRIES. apply: out (n, T) int32 leaf ids; others: out (n, K) of the accumulator's dtype. X (n, F)
+            is float32 or float64; both have unit column stride.
         directory: The number of its directory in the model blob.
     """
     kind, _, width = entry.partition("_")

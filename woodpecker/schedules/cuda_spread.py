@@ -31,8 +31,8 @@ from .cuda_walks import walk
 from .tir import const
 
 ROUNDS = 2
-"""Trees that a thread of a lone block walks, one after the other, up to which a row has no more blocks: what scratch and
-the counter cost, a microsecond or two by an estimate, one walk that is spared does not pay for."""
+"""Trees that a thread of a lone block walks, one after the other, up to which a row has no more blocks: scratch and the
+counter cost a microsecond or two by an estimate, which one walk that is spared does not pay for."""
 STAGED = 1024
 """Terms that the threads bring to shared memory together, where those that add them up read them."""
 _ARRIVED, _STAGED_AT = 0, 64
@@ -101,9 +101,7 @@ def emit(frame: Frame) -> None:
                 with TB.serial(0, tirx.truncdiv(n_trees + const(STAGED - 1), const(STAGED))) as piece:
                     first = register(piece * const(STAGED))
                     count = register(tirx.min(n_trees - first, const(STAGED)))
-                    _mine(
-                        frame, count, lambda j: TB.buffer_store(staged, cuda_ptx.take(terms, first + j), [j])
-                    )
+                    _mine(frame, count, lambda j: TB.buffer_store(staged, cuda_ptx.take(terms, first + j), [j]))
                     synchronise()
                     with TB.If(k < n_outputs), TB.Then():
                         add_terms(frame, sum_, k, first, count, lambda j: staged[j])
