@@ -94,3 +94,12 @@ def test_the_emulation_notices_a_counter_that_stays():
     X = rows(made.forest, 2, 2, "float32")
     with pytest.raises(AssertionError, match="leaves counters behind"):
         run(made, "spread_f32", X, text=text)
+
+
+def test_rows_that_do_not_fit(monkeypatch):
+    """Without the kernel's entry, a row has one block."""
+    how = prepared(FORESTS["float32"](), "tree_traversal", threads=32, spread_trees=1).launches["spread_f32"]
+    for most, served in ((how.shared_bytes, True), (how.shared_bytes - 1, False)):
+        monkeypatch.setattr(cuda_spread, "SHARED_BYTES", most)
+        launches = prepared(FORESTS["float32"](), "tree_traversal", threads=32, spread_trees=1).launches
+        assert ("spread_f32" in launches) is served and "few_f32" in launches

@@ -106,6 +106,19 @@ def test_rows_of_the_host(gpu, forest, fake):
     assert state(fake)["mistakes"] == 0
 
 
+def test_rows_that_blocks_would_read_again_and_again(gpu, forest, fake, monkeypatch):
+    """Four blocks would read them over the bus: they are copied, once."""
+    model, X = with_multiprocessors(gpu._program.gpu, 16), rows(forest, 2, 8, "float32")
+    out = np.empty((2, 3), np.float32)
+    for most, copies in ((4 * X.nbytes + out.nbytes, 0), (4 * X.nbytes + out.nbytes - 1, 1)):
+        monkeypatch.setattr(host, "MAPPED_BYTES", most)
+        calls(fake)
+        out[:] = 7
+        host.run(model, "raw", X, out)
+        assert_bits_equal(out, reference.predict_raw(forest, X))
+        assert calls(fake).count("cuMemcpyHtoDAsync_v2") == copies
+
+
 def test_threads(gpu, forest):
     """Each has counters of its own."""
     X = rows(forest, 60, 3, "float32")
@@ -136,9 +149,11 @@ def test_a_call_that_fails(gpu, forest, monkeypatch):
     counters = ctypes.c_uint32.from_address(lane.memory[cuda_lanes.COUNTED][0])
     assert counters.value == 0
     counters.value = 1  # what a broken launch would leave behind
-    other = rows(forest, 40, 5, "float32")[17:18]
-    host.run(model, "raw", other, out)
-    assert out.tobytes() != reference.predict_raw(forest, other).tobytes(), "the emulation would not notice"
+    wrong = 0
+    for other in np.split(rows(forest, 40, 5, "float32")[10:16], 6):  # in two of three launches one block ends first
+        host.run(model, "raw", other, out)
+        wrong += out.tobytes() != reference.predict_raw(forest, other).tobytes()
+    assert wrong, "the emulation would not notice"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -169,16 +169,16 @@ def entry_for(model: Model, kind: str, x_dtype: np.dtype[Any], rows: int) -> str
     """The entry that serves so many rows: ``kind`` is "raw" or "apply"."""
     width = f"f{8 * x_dtype.itemsize}"
     if kind == "raw" and rows <= model.few_rows * model.device.multiprocessors:
-        kind = "spread" if _sharing(model, f"spread_{width}", rows) > 1 else "few"
+        kind = "spread" if sharing(model, f"spread_{width}", rows) > 1 else "few"
     return f"{kind}_{width}"
 
 
-def _sharing(model: Model, entry: str, rows: int) -> int:
+def sharing(model: Model, entry: str, rows: int) -> int:
     """How many blocks share a row, so that all run at once; 0 or 1: none need to, or there are too many rows."""
     how = model.launches.get(entry)
     if how is None or rows > COUNTER_BYTES // 4:
         return 0
-    return min(how.row_blocks, model.device.multiprocessors // rows)
+    return min(how.row_blocks, model.device.multiprocessors // max(rows, 1))
 
 
 def launch(
@@ -229,6 +229,6 @@ def zeroed_bytes(model: Model, entry: str) -> int:
 def _blocks(model: Model, entry: str, rows: int) -> int:
     how = model.launches[entry]
     if how.row_blocks:
-        return rows * _sharing(model, entry, rows)
+        return rows * sharing(model, entry, rows)
     most = SCRATCH_BLOCKS * model.device.multiprocessors if how.scratch_bytes else 2**31 - 1
     return min(-(-rows // how.rows), most)
