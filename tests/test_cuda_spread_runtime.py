@@ -14,9 +14,11 @@ import pytest
 import woodpecker as wp
 from woodpecker import reference
 from woodpecker.errors import TargetError
+from woodpecker.predicates import canonicalise
 from woodpecker.runtime import cuda as runtime
-from woodpecker.runtime import cuda_driver, cuda_lanes
+from woodpecker.runtime import cuda_driver, cuda_lanes, measure_cuda
 from woodpecker.runtime import cuda_host as host
+from woodpecker.schedules import cuda_plan
 
 from . import cupy_like
 from .cuda_support import calls, compiled, emulated_gpu, state
@@ -182,6 +184,24 @@ def test_a_library_without_streams(gpu, forest):
     there, out = cupy_like.asarray(X), cupy_like.empty((1, 3), "float32")
     tensors = (cupy_like.Tensor(t.address, t.host, t) for t in (there, out))
     assert_bits_equal(gpu.predict_raw(next(tensors), out=next(tensors)).get(), reference.predict_raw(forest, X))
+
+
+def test_tuning(gpu, forest, tmp_path, monkeypatch):
+    """It runs and times them with counters of their own, and its files know of them."""
+    model = gpu._program.gpu
+    monkeypatch.setattr(measure_cuda, "WARM_SECONDS", 0.0)
+    X = rows(forest, 40, 7, "float32")
+    there = measure_cuda.place(model.device, X, 30, 30)
+    compute, clock = measure_cuda.bind(model, there, "raw", 3, F32)
+    assert clock(1, [0, 1, 2]) > 0
+    assert_bits_equal(compute([(i, i + 1) for i in range(40)], None), reference.predict_raw(forest, X))
+    assert clock(1, [0, 1, 2]) > 0
+    candidate = measure_cuda.Candidate((), model.launches, 5)
+    (tmp_path / "candidate").write_text(candidate.to_text())
+    assert measure_cuda.read(tmp_path / "candidate") == candidate
+    for trees, tried in ((60, None), (300, (0, 32, 64, 128))):
+        space = cuda_plan.space(canonicalise(grown(1, trees, 2)))["tree_traversal"]
+        assert space.get("cuda_spread_trees") == tried
 
 
 class TestGraphs:
