@@ -30,9 +30,10 @@ from woodpecker.layout import Signature
 from woodpecker.predicates import canonicalise
 from woodpecker.relay_ops.options import resolve
 from woodpecker.runtime import cuda_driver
-from woodpecker.runtime.cuda import Code, Launch
+from woodpecker.runtime.cuda import COUNTER_BYTES, Code, Launch
 from woodpecker.runtime.format import aligned
 from woodpecker.schedules import cuda
+from woodpecker.schedules.cuda_plan import COMMON
 from woodpecker.schedules.cuda_strategies import STRATEGIES, WALKING
 
 from .gallery import ALONE, FORESTS
@@ -42,6 +43,8 @@ ARCHS = "cuda -arch=sm_80,sm_90"
 EMULATOR = Path(__file__).parent / "c" / "emulate.h"
 ORDERS = (False, True)
 """Of the threads of a block: forwards, backwards."""
+LAST_BLOCK_FIRST, IN_TURN, UP_TO_THE_COUNT = 2, 4, 8
+"""Orders of blocks, beside the first first."""
 
 
 def skip_without_nvrtc() -> None:
@@ -76,7 +79,7 @@ def prepared(forest: Forest, strategy: str, **options: int) -> Prepared:
     module = STRATEGIES[strategy]
     given = {"trees": 1, "ranks": 0} if strategy in WALKING else {}
     given = {f"cuda_{name}": value for name, value in (given | options).items()}
-    made = prepare(canonicalise(forest), strategy, resolve(strategy, module.OPTIONS, given))
+    made = prepare(canonicalise(forest), strategy, resolve(strategy, module.OPTIONS | COMMON, given))
     return Prepared(forest, made.parts, made.launches, made.model)
 
 
@@ -87,7 +90,7 @@ def cuda_c(found: tuple[Signature, ...], entries: tuple[str, ...] = cuda.ENTRIES
 
 def cpp(text: str) -> str:
     """CUDA C as C++ for the emulation: each kernel is ``run_<name>(X, out, scratch, model, x_stride, out_stride, rows,
-    blocks, threads, shared_bytes, backwards)``."""
+    blocks, threads, shared_bytes, order)``, see `emulate`."""
     body = text[text.index('extern "C" __global__') :]
     body, shared = re.subn(r"extern __shared__ __align__\(\d+\) (\w+) (\w+)\[\];", r"\1* \2 = shared_memory;", body)
     assert shared == text.count("__shared__")
@@ -98,9 +101,9 @@ def cpp(text: str) -> str:
         parts += [f"static {p.replace(n, f'{name}_{n}')};" for p, n in zip(declared, names, strict=True)]
         parts.append(f"static void call_{name}() {{ {name}({', '.join(f'{name}_{n}' for n in names)}); }}")
         keep = " ".join(f"{name}_{n} = {n};" for n in names)
-        run = f"return emulate(call_{name}, blocks, threads, shared_bytes, backwards);"
+        run = f"return emulate(call_{name}, blocks, threads, shared_bytes, order);"
         takes = ", ".join(declared)
-        parts.append(f'extern "C" int run_{name}({takes}, int threads, int64_t shared_bytes, int backwards) {{')
+        parts.append(f'extern "C" int run_{name}({takes}, int threads, int64_t shared_bytes, int order) {{')
         parts.append(f"{keep} {run} }}")
     return "\n".join(parts)
 
@@ -148,6 +151,7 @@ def fake_driver(folder: Path) -> Path:
     return library(Path(__file__).parent / "c" / "fake_cuda.cpp", folder / "libcuda.so")
 
 
+GUARD = 256
 STATE = ("allocations", "modules", "contexts", "launches", "mistakes", "streams", "pinned")
 
 
@@ -166,26 +170,44 @@ def calls(fake: Path) -> list[str]:
 
 
 def run(
-    made: Prepared, entry: str, X: np.ndarray, *, blocks: int = 3, backwards: bool = False, text: str = ""
+    made: Prepared,
+    entry: str,
+    X: np.ndarray,
+    *,
+    blocks: int = 3,
+    backwards: bool = False,
+    order: int = 0,
+    text: str = "",
 ) -> np.ndarray:
     """What an entry computes, by a grid of so many blocks. X may have any row stride; out has one of its own.
 
     Args:
+        blocks: Of the grid; where blocks share rows, of each row. Such an entry is launched twice, with the same
+            counters.
+        backwards: The last thread of a block comes first.
+        order: Of blocks, see `emulate`.
         text: CUDA C that is run instead of the entry's own.
     """
     how = made.launches[entry]
     forest = made.forest
     width, dtype = (forest.n_outputs, forest.values.dtype) if not entry.startswith("apply") else (forest.n_trees, "i4")
     out = np.full((len(X), width + 3), -77, dtype)
-    scratch = aligned(max(how.scratch_bytes * blocks, 1))
-    scratch[:] = 0xA5
+    counters = COUNTER_BYTES if how.row_blocks else 0
+    blocks = blocks * len(X) if counters else blocks
+    size = counters + how.scratch_bytes * (len(X) if counters else blocks)
+    scratch = aligned(size + GUARD)
+    scratch[:counters] = 0
     arrays: Mapping[str, np.ndarray] = {"X": X, "out": out, "scratch": scratch, "model": made.model}
     strides = [X.strides[0] // X.itemsize, width + 3]
     pointers = [ctypes.c_void_p(a.ctypes.data) for a in arrays.values()]
     integers = [ctypes.c_int64(n) for n in (*strides, len(X), blocks)]
-    launch = (how.threads, ctypes.c_int64(how.shared_bytes), int(backwards))
-    wrong = getattr(emulated(text or cuda_c(made.signatures)), f"run_{entry}")(*pointers, *integers, *launch)
-    assert wrong == 0, f"{entry}: {wrong}"
+    launch = (how.threads, ctypes.c_int64(how.shared_bytes), order | int(backwards))
+    for _ in range(2 if counters else 1):
+        out[:], scratch[counters:] = -77, 0xA5
+        wrong = getattr(emulated(text or cuda_c(made.signatures)), f"run_{entry}")(*pointers, *integers, *launch)
+        assert wrong == 0, f"{entry}: {wrong}"
+        assert not scratch[:counters].any(), f"{entry} leaves counters behind"
+        assert (scratch[size:] == 0xA5).all(), f"{entry} writes beyond its scratch"
     assert (out[:, width:] == -77).all(), f"{entry} writes beyond its columns"
     return out[:, :width]
 

@@ -17,7 +17,7 @@ from woodpecker.runtime import cuda_driver
 from woodpecker.runtime import cuda_host as host
 
 from .cuda_support import cuda_c, prepared, skip_without_nvrtc
-from .gallery import FORESTS, rows
+from .gallery import FORESTS, grown, rows
 from .support import assert_bits_equal
 from .test_cuda import PAIRS, RANKED
 from .test_cuda_bitslice import SERVED
@@ -77,6 +77,22 @@ def assert_exact(gpu, made):
                 ids = np.full((n, forest.n_trees), -77, np.int32)
                 host.run(model, "apply", X[:n], ids)
                 np.testing.assert_array_equal(ids, leaves[:n])
+
+
+@pytest.mark.parametrize("trees", [300, 3000])
+def test_blocks_that_share_a_row(gpu, trees):
+    """From all multiprocessors for a row to two, many times over: whatever the order in which blocks arrive."""
+    forest = grown(41, trees, 6, dtype=np.float32, n_outputs=3, tree_output=np.arange(trees) % 3)
+    made = prepared(forest, "perfect_tree_traversal", ranks=1, spread_trees=8)
+    model = runtime.load([build_cuda.assemble(cuda_c(made.signatures), gpu.arch)], made.launches, made.model, gpu)
+    X = rows(forest, gpu.multiprocessors // 2, 1, "float32")
+    want = reference.predict_raw(forest, X)
+    for n in (1, 2, 7, len(X)):
+        assert runtime.entry_for(model, "raw", X.dtype, n) == "spread_f32"
+        for _ in range(200):
+            out = np.full((n, 3), -77, np.float32)
+            host.run(model, "raw", X[:n], out)
+            assert_bits_equal(out, want[:n])
 
 
 @pytest.fixture(scope="module")

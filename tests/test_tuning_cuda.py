@@ -82,7 +82,8 @@ def test_a_candidate_runs_before_it_is_timed(monkeypatch):
         monkeypatch.setattr(cuda, name, stub)
     memory = SimpleNamespace(address=0)
     rows_there = measure_cuda.Rows(memory, 10, 2, np.dtype(np.float32))
-    _, clock = measure_cuda.bind(SimpleNamespace(device=SimpleNamespace(context=0)), rows_there, "raw", 1, np.float32)
+    model = SimpleNamespace(device=SimpleNamespace(context=0), launches={})
+    _, clock = measure_cuda.bind(model, rows_there, "raw", 1, np.float32)
     begun = time.perf_counter()
     assert clock(5, [0, 5]) > 0 and time.perf_counter() - begun > 0.01
     warm = len(launched)
@@ -112,7 +113,7 @@ def test_a_job_leaves_a_record_that_compile_takes(forest, gpu, tmp_path, monkeyp
     assert "1 rows: 1 of 1 scores differ" in result.trials[1]["message"] or "300 rows" in result.trials[1]["message"]
     assert set(result.trials[0]["ns"]) == {"1", "300"}
     chosen = result.record.plan[0]["options"]
-    assert chosen == {"cuda_trees": 2, "cuda_threads": 0, "cuda_ranks": 1, "cuda_few_rows": 0}
+    assert chosen == {"cuda_trees": 2, "cuda_threads": 0, "cuda_ranks": 1, "cuda_few_rows": 0, "cuda_spread_trees": 128}
     key = result.record.target
     assert (key.kind, key.machine, key.cpu, key.cores) == ("cuda", "sm_90", "an-emulated-gpu", 2)
     assert result.path.parent.name == "cuda-sm_90-an-emulated-gpu-2c"

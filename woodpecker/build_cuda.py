@@ -50,14 +50,14 @@ def prepare(canonical: Canonical, strategy: str, options: Mapping[str, int]) -> 
     Args:
         canonical: The forest, which the strategy can serve.
         strategy: A name of `woodpecker.schedules.cuda_strategies`.
-        options: All of its options.
+        options: All of its options, and "cuda_spread_trees".
 
     Raises:
         StrategyError: a block of rows would not fit into memory that 32 bits reach.
     """
     parts = cuda.parts(canonical, strategy, options)
     model = pack([directory(part.layout, part.signature) for part in parts], {})
-    return Prepared(parts, cuda.launches(parts), model)
+    return Prepared(parts, cuda.launches(parts, options["cuda_spread_trees"]), model)
 
 
 def kernels(

@@ -54,7 +54,8 @@ def compile(
         tuning_logs: Folders or files of tuning records that "auto" looks into, before the shipped ones; None: the
             user's own folder, see `woodpecker.tuning.logs`; an empty list: no records, not even the shipped ones.
         **strategy_options: Options of the strategy; an unknown one is an error that lists the known ones. With CUDA
-            code, also those of the walk on a GPU: "cuda_trees", "cuda_threads", "cuda_ranks" and "cuda_few_rows".
+            code, also those of the walk on a GPU: "cuda_trees", "cuda_threads", "cuda_ranks", "cuda_few_rows" and
+            "cuda_spread_trees".
 
     Returns:
         A `Predictor` with the methods of the source model; or, where code for the target can't run on this CPU, a

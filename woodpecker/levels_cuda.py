@@ -12,7 +12,7 @@ import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -100,9 +100,8 @@ def make(canonical: Canonical, target: CudaTarget, plan: Plan, first_directory: 
         "tuning": plan.tuning,
         # Linear leaves read them again, one after the other.
         "rows_once": canonical.forest.linear_offset is None,
-        "launches": {
-            entry: [how.threads, how.rows, how.shared_bytes, how.scratch_bytes] for entry, how in launches.items()
-        },
+        "launches": {entry: list(astuple(how)[:4]) for entry, how in launches.items() if not how.row_blocks},
+        "spread": {entry: list(astuple(how)) for entry, how in launches.items() if how.row_blocks},
         **described,
         "codes": [
             {

@@ -9,6 +9,7 @@
    pinned memory or code that went while a stream used it), streams, pinned blocks. fake_log has the names of the
    functions called since it was read. fake_begin, fake_end and fake_replay are a CUDA graph: between the first two,
    what is asked of the stream is recorded, and what waits or allocates fails. */
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -229,6 +230,15 @@ int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) {
     if (!locked(to, bytes)) finish(stream);
     return 0;
 }
+int cuMemsetD32Async(uint64_t to, unsigned value, size_t count, void *stream) {
+    ENTER if (!holder(memory, to, 4 * count)) return INVALID_VALUE;
+    later(stream, [=] { std::fill_n((unsigned *)to, count, value); });
+    return 0;
+}
+int cuStreamIsCapturing(void *stream, int *capturing) {
+    ENTER *capturing = CAPTURING && key(stream) == recording;
+    return 0;
+}
 int cuStreamCreate(void **stream, unsigned) {
     ENTER *stream = malloc(1);
     made_streams++;
@@ -264,11 +274,11 @@ int cuLaunchKernel(void *function, unsigned blocks, unsigned, unsigned, unsigned
     for (int i = 0; i < 4; i++) memcpy(&p.pointers[i], parameters[i], 8), memcpy(&p.numbers[i], parameters[4 + i], 8);
     if (p.numbers[3] != blocks) return INVALID_VALUE;
     auto run = (int (*)(void *, void *, void *, void *, int64_t, int64_t, int64_t, int64_t, int, int64_t, int))function;
+    int order = launches++ % 3 * 2; /* of blocks: first to last, last to first, in turn */
     later(stream, [=] {
         mistakes += run(p.pointers[0], p.pointers[1], p.pointers[2], p.pointers[3], p.numbers[0], p.numbers[1],
-                        p.numbers[2], p.numbers[3], threads, shared, 0) != 0;
+                        p.numbers[2], p.numbers[3], threads, shared, order) != 0;
     }, {p.pointers[0], p.pointers[1]});
-    launches++;
     last_stream = stream;
     return 0;
 }

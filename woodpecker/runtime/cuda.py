@@ -21,6 +21,10 @@ from .cuda_driver import Current, Device, P, call, made
 FEW_ROWS = 128
 """Rows for each multiprocessor up to which a row gets a block, not a thread, unless the model says otherwise: beyond,
 all threads have rows."""
+SPREAD_TREES = 128
+"""Trees of a block at most, where blocks share the trees of a row: one for each thread."""
+COUNTER_BYTES = 1024
+"""With which the scratch of blocks that share rows begins: a counter of 32 bits for each row."""
 TEGRA = ("sm_87", "sm_101", "sm_110")
 """GPUs of Jetson and Drive, on which NVIDIA does not promise that cubins of other architectures run."""
 SCRATCH_BLOCKS = 8
@@ -52,13 +56,15 @@ class Launch:
         threads: Threads of a block.
         rows: Rows of a block.
         shared_bytes: Dynamic shared memory of a block.
-        scratch_bytes: Scratch that each block of the grid needs; 0: none.
+        scratch_bytes: Scratch that each block of the grid needs, or each row, where blocks share it; 0: none.
+        row_blocks: Blocks that share a row at most; 0: none do.
     """
 
     threads: int
     rows: int
     shared_bytes: int
     scratch_bytes: int
+    row_blocks: int = 0
 
 
 def choose(codes: Sequence[Code], arch: str) -> Code:
@@ -161,9 +167,18 @@ def _unload(context: int, module: int, memory: int) -> None:
 
 def entry_for(model: Model, kind: str, x_dtype: np.dtype[Any], rows: int) -> str:
     """The entry that serves so many rows: ``kind`` is "raw" or "apply"."""
+    width = f"f{8 * x_dtype.itemsize}"
     if kind == "raw" and rows <= model.few_rows * model.device.multiprocessors:
-        kind = "few"
-    return f"{kind}_f{8 * x_dtype.itemsize}"
+        kind = "spread" if sharing(model, f"spread_{width}", rows) > 1 else "few"
+    return f"{kind}_{width}"
+
+
+def sharing(model: Model, entry: str, rows: int) -> int:
+    """How many blocks share a row, so that all run at once; 0 or 1: none need to, or there are too many rows."""
+    how = model.launches.get(entry)
+    if how is None or rows > COUNTER_BYTES // 4:
+        return 0
+    return min(how.row_blocks, model.device.multiprocessors // max(rows, 1))
 
 
 def launch(
@@ -176,11 +191,11 @@ def launch(
         entry: The entry.
         x, out: Address and row stride, in elements.
         rows: How many, at least one.
-        scratch: The address of `scratch_bytes`.
+        scratch: The address of `scratch_bytes`, of which `zeroed_bytes` are 0, and will be.
         stream: The stream to launch on.
     """
     how = model.launches[entry]
-    blocks = _blocks(model, how, rows)
+    blocks = _blocks(model, entry, rows)
     values, pointers = _parameters(model)
     values[:] = (x[0], out[0], scratch, model.blob, x[1], out[1], rows, blocks)
     threads, shared = how.threads, how.shared_bytes
@@ -201,9 +216,19 @@ def _parameters(model: Model) -> tuple[Any, Any]:
 def scratch_bytes(model: Model, entry: str, rows: int) -> int:
     """Scratch that an entry needs for so many rows."""
     how = model.launches[entry]
-    return how.scratch_bytes * _blocks(model, how, rows)
+    if how.row_blocks:
+        return COUNTER_BYTES + rows * how.scratch_bytes
+    return how.scratch_bytes * _blocks(model, entry, rows)
 
 
-def _blocks(model: Model, how: Launch, rows: int) -> int:
+def zeroed_bytes(model: Model, entry: str) -> int:
+    """How many of its first bytes must be 0 before a launch; a launch leaves them so."""
+    return COUNTER_BYTES if model.launches[entry].row_blocks else 0
+
+
+def _blocks(model: Model, entry: str, rows: int) -> int:
+    how = model.launches[entry]
+    if how.row_blocks:
+        return rows * sharing(model, entry, rows)
     most = SCRATCH_BLOCKS * model.device.multiprocessors if how.scratch_bytes else 2**31 - 1
     return min(-(-rows // how.rows), most)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .cuda import Model, entry_for, launch, scratch_bytes
+from .cuda import Model, entry_for, launch, scratch_bytes, sharing, zeroed_bytes
 from .cuda_driver import Current, call, settle
-from .cuda_lanes import Lane, Pinned, abandon, finish, is_pinned, memory, pinned
+from .cuda_lanes import COUNTED, Lane, Pinned, abandon, finish, is_pinned, memory, pinned, zeroed
 from .cuda_lanes import lanes as lanes_of
 from .format import round_up
 
@@ -53,8 +53,10 @@ def run(model: Model, kind: str, X: np.ndarray, out: np.ndarray, check: Check | 
         raise InputError(f"X has {len(X)} rows, and out {len(out)}")
     with _lanes(model) as lanes:
         few = model.rows_once and kind == "raw" and X.nbytes + out.nbytes <= MAPPED_BYTES
+        kernel = entry_for(model, "raw", X.dtype, len(X)) if few else ""
+        few = few and X.nbytes * sharing(model, kernel, len(X)) + out.nbytes <= MAPPED_BYTES  # each block reads the row
         if few and (block := pinned(lanes[0], "few", FEW_BYTES)) is not None:
-            kernel = _few(model, lanes[0], block, X, out)
+            _few(model, kernel, lanes[0], block, X, out)
             if check is not None:
                 head = slice(0, COMPARED)
                 check(kernel, kind, lambda: (np.ascontiguousarray(X[head]), np.ascontiguousarray(out[head])))
@@ -92,20 +94,23 @@ def _lanes(model: Model) -> Iterator[list[Lane]]:
             raise
 
 
-def _few(model: Model, lane: Lane, block: Pinned, X: np.ndarray, out: np.ndarray) -> str:
+def _few(model: Model, entry: str, lane: Lane, block: Pinned, X: np.ndarray, out: np.ndarray) -> None:
     """A few rows: the kernel reads them in pinned memory of the host, and writes its answers there. By an estimate the
     two copies that this spares, each with a hand-over between the GPU's copy engine and its multiprocessors, take some
-    10 us, and reading a few KiB over the bus some 2. Returns the kernel's name."""
-    entry = entry_for(model, "raw", X.dtype, len(X))
+    10 us, and reading a few KiB over the bus some 2."""
     start = round_up(X.nbytes)
     np.copyto(np.ndarray(X.shape, X.dtype, block.bytes), X)
     lane.busy = True
-    scratch = memory(lane, "scratch", scratch_bytes(model, entry, len(X)))
+    scratch = _scratch(model, entry, lane, len(X))
     x, y = (block.there, X.shape[1]), (block.there + start, out.shape[1])
     launch(model, entry, x, y, len(X), scratch, lane.stream)
     finish(lane)
     np.copyto(out, np.ndarray(out.shape, out.dtype, block.bytes, start))
-    return entry
+
+
+def _scratch(model: Model, entry: str, lane: Lane, rows: int) -> int:
+    nbytes, zeros = scratch_bytes(model, entry, rows), zeroed_bytes(model, entry)
+    return zeroed(lane, COUNTED, nbytes, zeros) if zeros else memory(lane, "scratch", nbytes)
 
 
 def _stream(
@@ -180,7 +185,7 @@ def _chunk(model: Model, entry: str, lane: Lane, X: np.ndarray, out: np.ndarray)
     direct = out.flags.c_contiguous and is_pinned(out)
     result = out if direct else _staged(lane, "y", (out.shape[0], out.shape[1]), out.dtype)
     x, y = memory(lane, "x", X.nbytes), memory(lane, "out", result.nbytes)
-    scratch = memory(lane, "scratch", scratch_bytes(model, entry, len(X)))
+    scratch = _scratch(model, entry, lane, len(X))
     lane.busy, lane.kept = True, [X, result]
     call("cuMemcpyHtoDAsync_v2", x, X.ctypes.data, X.nbytes, lane.stream)
     launch(model, entry, (x, X.shape[1]), (y, out.shape[1]), len(X), scratch, lane.stream)

@@ -22,6 +22,8 @@ from .cuda_driver import Current, Device, P, call, made, status_of
 
 LANES = 2
 """Chunks on their way: while the GPU works on one, the host copies the rows of the next."""
+COUNTED = "counted"
+"""The name of scratch that begins with counters."""
 _MAPPED = 2  # CU_MEMHOSTALLOC_DEVICEMAP
 _MEMORY_TYPE, _HOST = 2, 1  # CU_POINTER_ATTRIBUTE_MEMORY_TYPE, CU_MEMORYTYPE_HOST
 
@@ -78,12 +80,31 @@ def memory(lane: Lane, name: str, nbytes: int) -> int:
     """The address of so much memory of the GPU, kept for the next chunk; called while nothing runs on the lane."""
     address, capacity = lane.memory.get(name, (0, 0))
     if nbytes > capacity:
-        if capacity:
-            del lane.memory[name]
-            call("cuMemFree_v2", address)
+        drop(lane, name)
         address = made("cuMemAlloc_v2", nbytes)
         lane.memory[name] = (address, nbytes)
     return address
+
+
+def zeroed(lane: Lane, name: str, nbytes: int, zeros: int) -> int:
+    """The same of memory whose first bytes are 0 when it is new; who uses it leaves them so."""
+    if nbytes > lane.memory.get(name, (0, 0))[1]:
+        drop(lane, name)
+        address = made("cuMemAlloc_v2", nbytes)
+        try:
+            call("cuMemsetD32Async", address, 0, zeros // 4, lane.stream)
+        except TargetError:
+            call("cuMemFree_v2", address)
+            raise
+        lane.memory[name] = (address, nbytes)
+    return lane.memory[name][0]
+
+
+def drop(lane: Lane, name: str) -> None:
+    """Give memory of the GPU back, which nothing uses."""
+    address, _ = lane.memory.pop(name, (0, 0))
+    if address:
+        call("cuMemFree_v2", address)
 
 
 def pinned(lane: Lane, name: str, nbytes: int) -> Pinned | None:
@@ -130,9 +151,11 @@ def finish(lane: Lane) -> None:
 
 
 def abandon(lane: Lane) -> None:
-    """Wait until the GPU no longer reads or writes memory of the host, whatever became of it."""
+    """Wait until the GPU no longer reads or writes memory of the host, whatever became of it. What should be 0 may no
+    longer be."""
     with contextlib.suppress(TargetError):
         call("cuStreamSynchronize", lane.stream)
+        drop(lane, COUNTED)
     lane.busy, lane.kept, lane.then = False, [], None
 
 

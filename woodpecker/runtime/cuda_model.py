@@ -65,6 +65,7 @@ def contents(manifest: Mapping[str, Any], blob: np.ndarray, what: str) -> tuple[
             if hashlib.sha256(image).hexdigest() != described["sha256"]:
                 raise ValueError("digest")
             codes.append(Code(described["kind"], described["arch"], image))
-        return codes, {entry: Launch(*how) for entry, how in cuda_half["launches"].items()}
+        launches = {**cuda_half["launches"], **cuda_half.get("spread", {})}
+        return codes, {entry: Launch(*how) for entry, how in launches.items()}
     except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise ArtifactError(f"{what}: its CUDA code is damaged; compile and save the model again") from error

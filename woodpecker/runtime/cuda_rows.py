@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, WoodpeckerError
+from ..errors import InputError, TargetError, WoodpeckerError
 from . import cuda
 from .cuda import Model
 from .cuda_driver import Current, call, made
@@ -147,7 +147,18 @@ def to_host(
 
 
 def head(of: Matrix, stream: int) -> np.ndarray:
-    """The first rows of a matrix, in the memory of the host, once the stream has come so far."""
+    """The first rows of a matrix, in the memory of the host, once the stream has come so far.
+
+    Raises:
+        TargetError: the stream is being captured into a graph, so that it does nothing now; or the driver fails.
+    """
+    capturing = ctypes.c_int()
+    call("cuStreamIsCapturing", stream, ctypes.byref(capturing))
+    if capturing.value:
+        raise TargetError(
+            "the first answers of a kernel are compared with the CPU's, which can't wait for a stream that is being "
+            "captured into a CUDA graph: make the same call once before the capture"
+        )
     found = np.empty((min(COMPARED, of.shape[0]), of.shape[1]), of.dtype)
     for i, row in enumerate(found):
         address = of.address + i * of.strides[0] * of.dtype.itemsize
@@ -162,6 +173,9 @@ def launch_entry(model: Model, kind: str, x: Matrix, out: tuple[int, int], strea
     rows = x.shape[0]
     entry = cuda.entry_for(model, kind, x.dtype, rows)
     with _memory(model, library, cuda.scratch_bytes(model, entry, rows), stream) as scratch:
+        # It was other people's; of a graph, this is a node, so that each replay finds zeros.
+        if zeros := cuda.zeroed_bytes(model, entry):
+            call("cuMemsetD32Async", scratch, 0, zeros // 4, stream)
         cuda.launch(model, entry, (x.address, x.strides[0]), out, rows, scratch, stream)
     return entry
 

@@ -14,7 +14,7 @@ import time
 import weakref
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Candidate:
             {"kind": c.kind, "arch": c.arch, "image": base64.b64encode(zlib.compress(c.image)).decode()}
             for c in self.codes
         ]
-        launches = {name: [h.threads, h.rows, h.shared_bytes, h.scratch_bytes] for name, h in self.launches.items()}
+        launches = {name: astuple(how) for name, how in self.launches.items()}
         return json.dumps({"few_rows": self.few_rows, "launches": launches, "codes": codes}) + "\n"
 
 
@@ -130,6 +130,17 @@ def place(device: Device, X: np.ndarray, n_rows: int, n: int) -> Rows:
     return Rows(memory, n + len(X) - n_rows, X.shape[1], X.dtype)
 
 
+def _counted(model: Model, entry: str, rows: int) -> Memory | None:
+    """The scratch of an entry that counts blocks, if the model has it; for as many rows as it may get."""
+    if entry not in model.launches:
+        return None
+    nbytes, zeros = cuda.scratch_bytes(model, entry, min(rows, cuda.COUNTER_BYTES // 4)), cuda.COUNTER_BYTES
+    found = Memory(model.device, nbytes)
+    with Current(model.device.context):
+        call("cuMemsetD32Async", found.address, 0, zeros // 4, None)
+    return found
+
+
 def bind(model: Model, rows: Rows, kind: str, width: int, dtype: np.dtype[Any]) -> tuple[Compute, measure.Clock]:
     """A candidate on rows in the memory of its GPU.
 
@@ -143,12 +154,14 @@ def bind(model: Model, rows: Rows, kind: str, width: int, dtype: np.dtype[Any]) 
     out = Memory(model.device, rows.n * width * item)
     kernels = [f"{name}_f{8 * rows.dtype.itemsize}" for name in (KERNELS if kind == "raw" else (kind,))]
     scratch = Memory(model.device, max(cuda.scratch_bytes(model, entry, rows.n) for entry in kernels))
+    counted = _counted(model, f"spread_f{8 * rows.dtype.itemsize}", rows.n)
 
     def run(begin: int, end: int, entry: str | None) -> None:
         entry = entry or cuda.entry_for(model, kind, rows.dtype, end - begin)
+        held = counted if counted and cuda.zeroed_bytes(model, entry) else scratch
         x = rows.memory.address + begin * rows.columns * rows.dtype.itemsize
         to = out.address + begin * width * item
-        cuda.launch(model, entry, (x, rows.columns), (to, width), end - begin, scratch.address, 0)
+        cuda.launch(model, entry, (x, rows.columns), (to, width), end - begin, held.address, 0)
 
     def compute(calls: Sequence[tuple[int, int]], entry: str | None = None) -> np.ndarray:
         # Rows behind the last one that is asked for may be millions.

@@ -1,8 +1,9 @@
-"""CUDA kernels: six entries of a forest, whose code its strategy's module emits, see `cuda_strategies`.
+"""CUDA kernels: eight entries of a forest, whose code its strategy's module emits, see `cuda_strategies`.
 
     raw(X, out, scratch, model, ...)        # raw scores of many rows, with float32 and float64 rows
     apply(X, out, scratch, model, ...)      # leaf ids
     few(X, out, scratch, model, ...)        # raw scores of a few rows, by a walk: a block a row
+    spread(X, out, scratch, model, ...)     # of fewer rows still: several blocks a row
 
 A row's sum is the same sequence of additions as on a CPU, in the source library's order and dtype, however threads
 share the trees.
@@ -21,10 +22,12 @@ from tvm.script.ir_builder import tirx as TB
 from ..layout import Layout, Signature, signature
 from ..predicates import Canonical
 from ..runtime.cuda import Launch
+from . import cuda_spread
 from .cuda_strategies import STRATEGIES, WALKING
 from .cuda_tir import new_frame, parameters
 
-KINDS = ("raw", "apply", "few")
+KINDS = ("raw", "apply", "few", "spread")
+OF_FEW_ROWS = ("few", "spread")
 ENTRIES = tuple(f"{kind}_{width}" for kind in KINDS for width in ("f32", "f64"))
 
 
@@ -67,15 +70,20 @@ def _few(canonical: Canonical) -> tuple[str, dict[str, int]]:
 
 def serving(signatures: Sequence[Signature], entry: str) -> int:
     """Which of the parts serves an entry."""
-    return len(signatures) - 1 if entry.startswith("few") else 0
+    return len(signatures) - 1 if entry.partition("_")[0] in OF_FEW_ROWS else 0
 
 
-def launches(parts: Sequence[Part]) -> dict[str, Launch]:
-    """entry -> how it is launched."""
-    found = {}
+def launches(parts: Sequence[Part], spread_trees: int) -> dict[str, Launch]:
+    """entry -> how it is launched; without ``spread`` where a row has one block at most: see `cuda_spread.launch`."""
+    found: dict[str, Launch] = {}
     for entry in ENTRIES:
         part = parts[serving([p.signature for p in parts], entry)]
-        found[entry] = STRATEGIES[part.signature.strategy].launch(part.layout, entry.partition("_")[0])
+        kind = entry.partition("_")[0]
+        if kind == "spread":
+            how = cuda_spread.launch(part.layout, spread_trees)
+            found |= {entry: how} if how.row_blocks else {}
+        else:
+            found[entry] = STRATEGIES[part.signature.strategy].launch(part.layout, kind)
     return found
 
 
@@ -85,8 +93,8 @@ def kernel(signature: Signature, name: str, entry: str, directory: int = 0) -> t
     Args:
         signature: What the code is specialised on.
         name: The global symbol.
-        entry: One of ENTRIES. raw and few: out (n, K) of the accumulator's dtype; apply: out (n, T) int32 leaf ids.
-            X (n, F) is float32 or float64; both have unit column stride.
+        entry: One of ENTRIES. apply: out (n, T) int32 leaf ids; others: out (n, K) of the accumulator's dtype. X (n, F)
+            is float32 or float64; both have unit column stride.
         directory: The number of its directory in the model blob.
     """
     kind, _, width = entry.partition("_")

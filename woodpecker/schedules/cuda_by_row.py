@@ -1,4 +1,4 @@
-"""CUDA kernels of the walks: a thread a row for batches, a block a row for a few rows.
+"""CUDA kernels of the walks: a thread a row for batches, a block a row for a few rows; several are `cuda_spread`.
 
     raw(X, out, scratch, model, ...):               # R rows a block, R threads
         for block of R rows:
@@ -35,11 +35,11 @@ from ..relay_ops.plan import WALKING, Step
 from ..relay_ops.predicate import Expr
 from ..runtime.cuda import Launch
 from ..runtime.format import round_up
-from . import cuda_blocks, cuda_ranks
+from . import cuda_blocks, cuda_ranks, cuda_spread
 from .cpu import tables_of
 from .cuda_blocks import blocks, fill
 from .cuda_ranks import RANKED
-from .cuda_sums import each, each_value, store
+from .cuda_sums import add_terms, each, each_value, store
 from .cuda_tir import Frame, register, synchronise, variable
 from .cuda_walks import walk
 from .tir import ITEMSIZE, const
@@ -138,8 +138,8 @@ def launch(layout: Layout, kind: str) -> Launch:
 
 
 def emit(frame: Frame, kind: str) -> None:
-    """The code of a kernel; ``kind`` is "raw", "apply" or "few"."""
-    {"raw": _raw_scores, "apply": _leaf_ids, "few": _few_rows}[kind](frame)
+    """The code of a kernel; ``kind`` is "raw", "apply", "few" or "spread"."""
+    {"raw": _raw_scores, "apply": _leaf_ids, "few": _few_rows, "spread": cuda_spread.emit}[kind](frame)
 
 
 def _open(frame: Frame, few: bool) -> Callable[[str, str | None], Any]:
@@ -249,14 +249,7 @@ def _few_rows(frame: Frame) -> None:
 
         def output(k: Expr) -> None:
             sum_ = variable(tables["base_score"][k])
-            with TB.serial(0, n_trees) as t:
-                if vector:
-                    TB.buffer_store(sum_, sum_[0] + terms[t * n_outputs + k], [0])
-                elif "one_output" in flags:
-                    TB.buffer_store(sum_, sum_[0] + terms[t], [0])
-                else:
-                    with TB.If(tables["tree_output"][t] == k), TB.Then():
-                        TB.buffer_store(sum_, sum_[0] + terms[t], [0])
+            add_terms(frame, sum_, k, const(0), n_trees, lambda t: terms[t * n_outputs + k if vector else t])
             store(frame, first, k, sum_[0])
 
         mine(n_outputs, output)

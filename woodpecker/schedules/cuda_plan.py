@@ -10,7 +10,8 @@ from ..errors import StrategyError
 from ..predicates import Canonical
 from ..relay_ops.options import Option, resolve
 from ..relay_ops.plan import Step, by_depth
-from ..runtime.cuda import FEW_ROWS
+from ..runtime.cuda import FEW_ROWS, SPREAD_TREES
+from .cuda_spread import ROUNDS
 from .cuda_strategies import STRATEGIES, WALKING
 
 PREFIX = "cuda_"
@@ -21,9 +22,12 @@ COMMON = {
     "cuda_few_rows": Option(
         FEW_ROWS, 0, 65536, "rows for each multiprocessor up to which a row gets a block; beyond, a thread"
     ),
+    "cuda_spread_trees": Option(
+        SPREAD_TREES, 0, 65536, "trees of a block at most, where blocks share the trees of a row; 0: none do"
+    ),
 }
 """Options that every strategy has beside its own."""
-COMMON_SPACE = {"cuda_few_rows": (0, 1, 8, 32, 128, 512, 2048)}
+COMMON_SPACE = {"cuda_few_rows": (0, 1, 8, 32, 128, 512, 2048), "cuda_spread_trees": (0, 32, 64, 128, 256)}
 """What tuning tries of them."""
 
 
@@ -102,10 +106,16 @@ def space(canonical: Canonical) -> dict[str, dict[str, tuple[int, ...]]]:
     """strategy -> option -> candidates for tuning, of the strategies that serve this forest."""
     defaults = {name: resolve(name, module.OPTIONS | COMMON, {}) for name, module in STRATEGIES.items()}
     return {
-        name: module.space(canonical) | COMMON_SPACE
+        name: module.space(canonical) | _common_space(canonical)
         for name, module in STRATEGIES.items()
         if module.refusal(canonical, defaults[name]) is None
     }
+
+
+def _common_space(canonical: Canonical) -> dict[str, tuple[int, ...]]:
+    found = dict(COMMON_SPACE)
+    spread = [n for n in found.pop("cuda_spread_trees") if canonical.forest.n_trees > ROUNDS * n]
+    return {**found, "cuda_spread_trees": tuple(spread)} if len(spread) > 1 else found
 
 
 def by_estimate(canonical: Canonical, names: Iterable[str]) -> list[str]:

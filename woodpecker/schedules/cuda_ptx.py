@@ -19,6 +19,22 @@ static __device__ __forceinline__ void wp_load4(unsigned* to, const unsigned* fr
   to[3] = words.w;
 }
 static __device__ __forceinline__ unsigned wp_word(const unsigned char* at) { return *(const unsigned*)at; }
+static __device__ __forceinline__ void wp_put(float* at, float x) {
+  asm volatile("st.relaxed.gpu.f32 [%0], %1;" : : "l"(at), "f"(x) : "memory");
+}
+static __device__ __forceinline__ void wp_put(double* at, double x) {
+  asm volatile("st.relaxed.gpu.f64 [%0], %1;" : : "l"(at), "d"(x) : "memory");
+}
+static __device__ __forceinline__ float wp_take(const float* at) {
+  float x;
+  asm volatile("ld.relaxed.gpu.f32 %0, [%1];" : "=f"(x) : "l"(at) : "memory");
+  return x;
+}
+static __device__ __forceinline__ double wp_take(const double* at) {
+  double x;
+  asm volatile("ld.relaxed.gpu.f64 %0, [%1];" : "=d"(x) : "l"(at) : "memory");
+  return x;
+}
 static __device__ __forceinline__ unsigned wp_permute(unsigned a, unsigned b, unsigned selector) {
   unsigned d;
   asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(selector));
@@ -58,6 +74,28 @@ def multiply(d: Any, a: Any, b: Any) -> None:
 def synchronise_warp() -> None:
     """All threads of the warp get here before one goes on, and see what the others have stored."""
     TB.evaluate(tirx.call_extern("void", "__syncwarp"))
+
+
+def put(table: Any, index: Expr, value: Expr) -> None:
+    """Store a float to memory of the GPU, for other blocks: no compiler may keep it back, as it may what is stored
+    through a pointer that is restrict."""
+    TB.evaluate(tirx.call_extern("void", "wp_put", tirx.address_of(table[index]), value))
+
+
+def take(table: Any, index: Expr) -> Expr:
+    """What another block has `put`."""
+    return tirx.call_extern(str(table.dtype), "wp_take", tirx.address_of(table[index]))
+
+
+def fence() -> None:
+    """What the thread has stored before is there for whoever sees what it stores afterwards; and what it reads
+    afterwards is no older than what it has read before."""
+    TB.evaluate(tirx.call_extern("void", "__threadfence"))
+
+
+def increment(table: Any, index: Expr, most: Expr) -> Expr:
+    """Add 1 to a number (uint32) in memory of the GPU, or make it 0 where it is ``most``, atomically. What it was."""
+    return tirx.call_extern("uint32", "atomicInc", tirx.address_of(table[index]), most)
 
 
 def load4(table: Any, index: Expr) -> Any:

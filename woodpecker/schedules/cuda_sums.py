@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as TB
@@ -19,6 +20,30 @@ def each(n: Expr, alone: bool, body: Callable[[Expr], None]) -> None:
     else:
         with TB.serial(0, n) as k:
             body(k)
+
+
+TOGETHER = 8
+"""Terms that are read before they are added, so that a sum waits for its additions only."""
+
+
+def add_terms(frame: Frame, total: Any, k: Expr, first: Expr, count: Expr, term: Callable[[Expr], Expr]) -> None:
+    """Add to ``total[0]`` what ``count`` trees from ``first`` on add to output k, in order: ``term(i)`` is that of the
+    i-th of them."""
+    every = bool({"vector", "one_output"} & frame.signature.flags)
+
+    def add(i: list[Expr]) -> None:
+        values = [register(term(j)) for j in i]
+        outputs = [] if every else [register(frame.tables["tree_output"][first + j]) for j in i]
+        for n, value in enumerate(values):
+            more = total[0] + value
+            TB.buffer_store(total, more if every else tirx.Select(outputs[n] == k, more, total[0]), [0])
+
+    groups = register(tirx.truncdiv(count, const(TOGETHER)))
+    with TB.serial(0, groups) as group:
+        at = register(group * const(TOGETHER))
+        add([at + const(i) for i in range(TOGETHER)])
+    with TB.serial(0, count - groups * const(TOGETHER)) as rest:
+        add([register(groups * const(TOGETHER) + rest)])
 
 
 def store(frame: Frame, row: Expr, k: Expr, total: Expr) -> None:

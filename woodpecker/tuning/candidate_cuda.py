@@ -40,7 +40,8 @@ def code_of(canonical: Canonical, plan: Sequence[Step], where: CudaTarget) -> Gp
         Code(told["kind"], told["arch"], zlib.decompress(np.asarray(image).tobytes()))
         for told, image in zip(made.manifest["codes"], images.values(), strict=True)
     ]
-    launches = {entry: Launch(*how) for entry, how in made.manifest["launches"].items()}
+    told = {**made.manifest["launches"], **made.manifest["spread"]}
+    launches = {entry: Launch(*how) for entry, how in told.items()}
     candidate = Candidate(tuple(codes), launches, step.options["cuda_few_rows"])
     # Without the code, plans that differ in it alone have the same blob; directories keep their numbers.
     return GpuCode(candidate, pack([first, ({}, {}), *others], {}))
