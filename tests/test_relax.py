@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tvm
-from tvm import relax
+from tvm import relax, tirx
+from tvm_ffi import structural_equal
+from tvm_ffi import structural_walk as walk
 
 import woodpecker as wp
 from woodpecker.errors import InputError
@@ -102,3 +106,43 @@ def test_the_module_joins_another():
     rows_ = rows(forest, 20, 3, "float32")
     got = machine["twice"](tvm.runtime.tensor(rows_)).numpy()
     assert_bits_equal(got, predictor.predict_raw(rows_) * 2)
+
+
+def guarded_by_choice(function: tvm.tirx.PrimFunc) -> list[str]:
+    """Each `Select` on a number that also keeps an index in range by min or max within a branch."""
+    found: list[str] = []
+
+    def of_choice(choice: Any) -> None:
+        def of_guard(guard: Any) -> None:
+            within: list[bool] = []
+            walk(guard, [(tvm.runtime.Object, lambda node: within.append(structural_equal(node, number)))])
+            if any(within):
+                found.append(str(choice))
+
+        if isinstance(choice.condition, tirx.EQ | tirx.NE | tirx.LT | tirx.LE | tirx.GT | tirx.GE):
+            number = choice.condition.a
+            for branch in (choice.true_value, choice.false_value):
+                walk(branch, [(tirx.Min, of_guard), (tirx.Max, of_guard)])
+
+    walk(function.body, [(tirx.Select, of_choice)])
+    return found
+
+
+def test_guards_are_found():
+    n = tirx.Var("n", "int32")
+    buffer = tirx.decl_buffer((4,), "int32", "some")
+    load = tirx.BufferLoad(buffer, [tirx.max(n, 0)])
+    for made, expected in ((tirx.Select(n >= 0, load, 1), 1), (tirx.if_then_else(n >= 0, load, 1), 0)):
+        function = tirx.PrimFunc([n], tirx.BufferStore(buffer, made, [0]))
+        assert len(guarded_by_choice(function)) == expected
+
+
+@pytest.mark.parametrize("name", ["float32", "truncate", "vector", "ranked64"])
+def test_no_index_is_kept_in_range_by_what_is_simplified_away(name):
+    """TVM simplifies both branches of a `Select` as if they had been chosen, and computes both."""
+    for strategy in strategies(FORESTS[name]()):
+        module = wp.compile(FORESTS[name](), strategy=strategy).to_relax()
+        functions = [f for _, f in module.functions_items() if isinstance(f, tvm.tirx.PrimFunc)]
+        assert len(functions) > 1
+        for function in functions:
+            assert guarded_by_choice(function) == []

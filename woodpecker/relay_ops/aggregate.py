@@ -21,7 +21,7 @@ from ..forest import LEAF, Forest
 from ..layout import Layout
 from ..predicates import Canonical
 from .options import MAX_TREES
-from .predicate import Expr, record
+from .predicate import Expr, either, record
 
 VECTORS = (2, 4, 8, 16)
 """Lengths of vector leaves that code is specialised on."""
@@ -212,6 +212,6 @@ def forward(position: te.Tensor, X: te.Tensor, tables: Mapping[str, te.Tensor], 
             return tirx.Select(tables["tree_output"][tree] == k, scores[r, tree], neutral)
 
     total = te.compute(
-        (n, n_outputs), lambda r, k: add(tirx.Select(t == 0, tables["base_score"][k], term(r, k)), axis=t), "total"
+        (n, n_outputs), lambda r, k: add(either(t == 0, tables["base_score"][k], term(r, k)), axis=t), "total"
     )
     return divided(total)

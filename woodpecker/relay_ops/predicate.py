@@ -33,6 +33,15 @@ def unbound(value: Expr) -> Expr:
     return value.asobject() if isinstance(value, te.TensorSlice) else value
 
 
+def either(condition: Expr, yes: Expr, no: Expr) -> Expr:
+    """``yes`` or ``no`` in a TE graph, of which only one is computed.
+
+    A `Select` computes both, and TVM simplifies each as if the condition had chosen it: what keeps an index in range
+    where the other one is chosen, such as ``min(c, last)``, is taken out, and something else's memory is read.
+    """
+    return tirx.if_then_else(condition, yes, no)
+
+
 def prepare(canonical: Canonical) -> Layout:
     """The tables of the predicate stage."""
     columns, forest = canonical.columns, canonical.forest
@@ -153,7 +162,9 @@ def goes_right_any(value: Expr, bound: Expr, word: Expr, bitset: Any, bind: Bind
     masked = bind(tirx.Select(categorical, rank, tirx.const(0, "int32")))
     bits = bitset[tirx.max(word, tirx.const(0, "int32")) + (masked >> tirx.const(5, "int32"))]
     bit = (bits >> tirx.Cast("uint32", masked & tirx.const(31, "int32"))) & tirx.const(1, "uint32")
-    return tirx.Select(categorical, tirx.Cast("int32", bit), goes_right(value, bound))
+    # What is bound is read before; see `either` for what is not.
+    choose = either if bind is unbound else tirx.Select
+    return choose(categorical, tirx.Cast("int32", bit), goes_right(value, bound))
 
 
 def columns(X: te.Tensor, tables: Mapping[str, te.Tensor], layout: Layout, dtype: str, input_dtype: str) -> te.Tensor:
@@ -181,7 +192,7 @@ def columns(X: te.Tensor, tables: Mapping[str, te.Tensor], layout: Layout, dtype
     if "categories" not in flags:
         return te.compute(
             (n_columns + 1, X.shape[0]),
-            lambda c, r: tirx.Select(
+            lambda c, r: either(
                 constant(c),
                 always_left,
                 tirx.Select(missing(r, clamp(c)), tirx.Cast(dtype, tables["column_fill"][clamp(c)]), cast(r, clamp(c))),
@@ -211,7 +222,7 @@ def columns(X: te.Tensor, tables: Mapping[str, te.Tensor], layout: Layout, dtype
 
     return te.compute(
         (n_columns + 1, X.shape[0]),
-        lambda c, r: tirx.Select(constant(c), always_left, tirx.Select(c < n_numeric, numeric(c, r), ranked(c, r))),
+        lambda c, r: either(constant(c), always_left, either(c < n_numeric, numeric(c, r), ranked(c, r))),
         "columns",
     )
 
