@@ -96,3 +96,16 @@ def test_a_categorical_column_beside_a_numeric_one_of_the_same_feature():
     X = np.random.default_rng(5).integers(-1, 7, (600, 20)).astype(np.float32)
     X[::3, ::2] = np.nan
     np.testing.assert_array_equal(compiled(model, "bitslice").predict_raw(X), reference.predict_raw(model, X))
+
+
+def test_the_cost_of_many_groups_is_told_by_a_sample(monkeypatch):
+    """A column may have a million categories: no size of group looks at all of them."""
+    steps = np.tile(np.random.default_rng(3).random((20, 8)) < 0.5, (1, 5000))
+    looked_at = []
+    patterns = set_masks._patterns
+    monkeypatch.setattr(set_masks, "_patterns", lambda *some: looked_at.append(some) or patterns(*some))
+    sampled = set_masks._cost(steps, 8)
+    assert 0 < len(looked_at) <= set_masks.SAMPLE
+    monkeypatch.setattr(set_masks, "SAMPLE", 10**6)
+    assert set_masks._cost(steps, 8) == pytest.approx(sampled)
+    assert len(looked_at) > 5000
