@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,8 @@ os.environ["WOODPECKER_TUNING_LOGS"] = os.devnull
 import pytest
 from hypothesis import HealthCheck, settings
 
+MANY_CASES = 20
+"""Of a test of the full tier, from which on its short form has half of them."""
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
 settings.register_profile("woodpecker", deadline=None, database=None, derandomize=True, suppress_health_check=SLOW)
 settings.load_profile("woodpecker")
@@ -33,6 +37,22 @@ def no_shipped_records(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden anew instead of comparing")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The short form of the full tier has half of the cases of tests with many: always the same, whatever their order,
+    so that no strategy or target is favoured."""
+    from .support import DEFAULT_ROWS, FULL_ROWS
+
+    if FULL_ROWS >= DEFAULT_ROWS:
+        return
+    function = {item: item.nodeid.partition("[")[0] for item in items if item.get_closest_marker("full")}
+    cases = Counter(function.values())
+    left = {
+        item for item, name in function.items() if cases[name] >= MANY_CASES and zlib.crc32(item.nodeid.encode()) & 1
+    }
+    config.hook.pytest_deselected(items=[item for item in items if item in left])
+    items[:] = [item for item in items if item not in left]
 
 
 @pytest.fixture

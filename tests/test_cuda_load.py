@@ -366,3 +366,9 @@ def test_without_nvrtc(monkeypatch, forest):
     monkeypatch.setattr(build_cuda, "assemble", missing)
     with pytest.raises(MissingExtraError, match="no NVRTC"):
         wp.compile(forest, target="cuda")
+
+
+@pytest.mark.parametrize("damaged", [{}, {"cuda": {}}, {"cuda": {"plan": []}}, {"cuda": {"plan": {"options": 3}}}])
+def test_a_manifest_without_plan(damaged):
+    with pytest.raises(ArtifactError, match=r"a\.so: its CUDA code is damaged"):
+        cuda_model.few_rows(damaged, "a.so")

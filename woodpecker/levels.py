@@ -14,7 +14,6 @@ import tvm
 
 from .layout import Layout, Signature, directory, signature
 from .predicates import Canonical
-from .relay_ops import bitslice
 from .relay_ops.plan import WALKING, Step, make_plan
 from .relay_ops.vectors import vectors_of
 from .runtime import machine
@@ -124,11 +123,10 @@ def _terms(canonical: Canonical, plan: tuple[Step, ...], first: Signature, targe
 def _few(plan: tuple[Step, ...]) -> int:
     """The leading steps, walks, that have entries of their own beside those of the whole plan, or 0.
 
-    The blocks of `bitslice` need hundreds of registers and a stack of kilobytes, and a walk in the same function was
+    Blocks of rows need hundreds of registers and a stack of kilobytes, and a walk in the same function was
     measured to take 1.2 to 2 times as long as by itself.
     """
-    walks = next((i for i, step in enumerate(plan) if step.strategy not in WALKING), 0)
-    return walks if bitslice.NAME in {step.strategy for step in plan} else 0
+    return next((i for i, step in enumerate(plan) if step.strategy not in WALKING), 0)
 
 
 def level_of(

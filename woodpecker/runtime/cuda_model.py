@@ -32,7 +32,7 @@ def load(manifest: Mapping[str, Any], blob: np.ndarray, number: int, what: str) 
     device = cuda_driver.device(number)
     codes, launches = contents(manifest, blob, what)
     rows_once = bool(manifest["cuda"].get("rows_once", False))
-    return cuda.load(codes, launches, blob, device, few_rows=few_rows(manifest), rows_once=rows_once)
+    return cuda.load(codes, launches, blob, device, few_rows=few_rows(manifest, what), rows_once=rows_once)
 
 
 def here(manifest: Mapping[str, Any], blob: np.ndarray) -> tuple[Model | None, str | None]:
@@ -43,9 +43,16 @@ def here(manifest: Mapping[str, Any], blob: np.ndarray) -> tuple[Model | None, s
         return None, str(error)
 
 
-def few_rows(manifest: Mapping[str, Any]) -> int:
-    """Rows for each multiprocessor up to which a row gets a block, as the plan says; in older artifacts it does not."""
-    found = manifest["cuda"]["plan"]["options"].get("cuda_few_rows")
+def few_rows(manifest: Mapping[str, Any], what: str) -> int:
+    """Rows for each multiprocessor up to which a row gets a block, as the plan says; in older artifacts it does not.
+
+    Raises:
+        ArtifactError: there is no plan.
+    """
+    try:
+        found = manifest["cuda"]["plan"]["options"].get("cuda_few_rows")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{what}: its CUDA code is damaged; compile and save the model again") from error
     return found if type(found) is int else FEW_ROWS
 
 
