@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 # One thread per test process: with several processes the libraries' OpenMP pools would spin against each other. Set
@@ -17,8 +16,8 @@ os.environ["WOODPECKER_TUNING_LOGS"] = os.devnull
 import pytest
 from hypothesis import HealthCheck, settings
 
-MANY_CASES = 20
-"""Of a test of the full tier, from which on its short form has half of them."""
+SHORT_FORM = ((20, 4), (8, 2))
+"""Of a test of the full tier with so many cases, the short form takes one in so many."""
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
 settings.register_profile("woodpecker", deadline=None, database=None, derandomize=True, suppress_health_check=SLOW)
 settings.load_profile("woodpecker")
@@ -39,20 +38,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden anew instead of comparing")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The short form of the full tier has half of the cases of tests with many: always the same, whatever their order,
-    so that no strategy or target is favoured."""
-    from .support import DEFAULT_ROWS, FULL_ROWS
+    """Divide the cases of tests among the tiers.
 
-    if FULL_ROWS >= DEFAULT_ROWS:
+    Of a test marked ``sampled(n)`` the fast tier has one case in n, the full tier the others; of a test with many cases
+    the short form of the full tier has some. Which ones follows from their names alone, so that no strategy or target
+    is favoured, and all workers agree.
+    """
+    from .support import SHORT
+
+    for cases in _by_function(item for item in items if not item.get_closest_marker("full")):
+        sampled = cases[0].get_closest_marker("sampled")
+        for item in cases[-(-len(cases) // sampled.args[0]) :] if sampled else ():
+            item.add_marker(pytest.mark.full)
+    if not SHORT:
         return
-    function = {item: item.nodeid.partition("[")[0] for item in items if item.get_closest_marker("full")}
-    cases = Counter(function.values())
-    left = {
-        item for item, name in function.items() if cases[name] >= MANY_CASES and zlib.crc32(item.nodeid.encode()) & 1
-    }
+    left = set()
+    for cases in _by_function(item for item in items if item.get_closest_marker("full")):
+        one_in = next((one_in for least, one_in in SHORT_FORM if len(cases) >= least), 1)
+        left.update(cases[-(-len(cases) // one_in) :])
     config.hook.pytest_deselected(items=[item for item in items if item in left])
     items[:] = [item for item in items if item not in left]
+
+
+def _by_function(items: Iterable[pytest.Item]) -> list[list[pytest.Item]]:
+    """The cases of each test, in an order without meaning."""
+    functions: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        functions.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    return [sorted(cases, key=lambda item: zlib.crc32(item.nodeid.encode())) for cases in functions.values()]
 
 
 @pytest.fixture

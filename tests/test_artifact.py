@@ -30,6 +30,7 @@ from .support import assert_bits_equal
 CRC_AT = 48
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("name", "strategy"),
     [
@@ -68,6 +69,7 @@ def test_every_artifact(name, strategy, tmp_path):
             assert_agrees(loaded, forest, rows(forest, 2100, 1, dtype))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "options", [ALONE["bitslice"], pytest.param({}, marks=pytest.mark.full)], ids=["one step", "a plan"]
 )
@@ -85,6 +87,7 @@ def test_artifacts_for_levels_of_x86(target, options, tmp_path):
     assert_agrees(wp.load(tmp_path / "m.so"), forest, rows(forest, 1100, 1, "float32"))
 
 
+@pytest.mark.full
 def test_the_same_model_gives_the_same_bytes(forest, saved, tmp_path):
     wp.compile(forest, strategy="tree_traversal").save(tmp_path / "a.so")
     assert (tmp_path / "a.so").read_bytes() == saved.read_bytes()
@@ -273,6 +276,7 @@ class TestLoading:
         monkeypatch.chdir(saved.parent)
         assert_agrees(wp.load(saved.name), forest, rows(forest, 50, 3, "float32"))
 
+    @pytest.mark.full
     @pytest.mark.parametrize(
         "name",
         [

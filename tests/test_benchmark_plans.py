@@ -41,6 +41,7 @@ def built(name: str, folder: Path) -> wp.Predictor:
     return wp.load(folder / "model.so")
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("tuned_home")
 def test_records_change_the_tuned_contestant_only(tmp_path: Path) -> None:
     assert built("woodpecker:tuned", tmp_path).inspect()["tuning"]["from"] == "this model"

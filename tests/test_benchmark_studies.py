@@ -90,6 +90,7 @@ OTHER_PREDICT = dataclasses.replace(toys.SOUND, load_predict=toys.scores_but(lam
 BAD, ABSENT = toys.BAD, toys.ABSENT
 
 
+@pytest.mark.full
 def test_latency_of_who_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("LIB", "SOUND", "ONE_BIT", "OTHER_PREDICT", "BAD", "ABSENT")
     contestants = {f"tests.test_benchmark_studies:{name}": globals()[name] for name in names}

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import pytest
 
 from benchmarks.shapes import Pool
 from benchmarks.studies import timing
@@ -46,6 +47,7 @@ def test_one_wrong_bit_is_found() -> None:
     assert "leaf ids: 120 of 120 differ" in str(check(Toy(made, leaves=lambda ids: ids + 1)))
 
 
+@pytest.mark.full
 def test_turns_are_taken_in_turn_on_the_same_rows() -> None:
     pool = Pool(np.arange(64, dtype=np.float32).reshape(-1, 1))
     calls: list[tuple[str, float]] = []

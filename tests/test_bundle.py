@@ -31,6 +31,7 @@ def made(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.full
 def test_the_commands_of_its_readme_run(made, tmp_path):
     folder = Path(shutil.copytree(made, tmp_path / "there"))
     first, second, *_ = re.findall(r"^```sh\n(.*?)^```$", (folder / "README.md").read_text(), re.MULTILINE | re.DOTALL)

@@ -42,6 +42,7 @@ V2, V3, _ = X86_LEVELS
 IN_FAST_TIER = [("outputs", "perfect_tree_traversal"), ("sentinel64", "scan"), ("empty", "gemm")]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("name", "strategy"),
     IN_FAST_TIER + [pytest.param(*pair, marks=pytest.mark.full) for pair in fitting("c") if pair not in IN_FAST_TIER],
@@ -60,6 +61,7 @@ RULES = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [

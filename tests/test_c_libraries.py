@@ -34,6 +34,7 @@ class TestLinked:
         with pytest.raises(ArtifactError, match=r" is a static library, to link into a C program: save\(\) as a \.so"):
             wp.load(tmp_path / name)
 
+    @pytest.mark.full
     def test_two_models_in_one_program(self, tmp_path):
         source = """
             #include "woodpecker.h"
@@ -150,6 +151,7 @@ class TestSaving:
             compiled(binary(), "gemm").save(tmp_path / name, symbol=symbol)
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.full
     @pytest.mark.parametrize("methods", [SEVERAL, ONE], ids=["several", "one"])
     def test_what_an_artifact_calls_is_refused(self, methods, tmp_path):
         width = {} if methods is ONE else {"tree_output": [0, 1, 2, 0, 1, 2, 2], "base_score": [0.5, -0.25, 0.1]}
@@ -164,6 +166,7 @@ class TestSaving:
             with pytest.raises(InputError, match="choose another name"):
                 c_config.check_symbol(symbol)
 
+    @pytest.mark.sampled(2)
     @pytest.mark.parametrize("name", ["m.so", "m.a"])
     def test_a_symbol_that_is_a_word_of_the_sources(self, name, tmp_path):
         compiled(binary(), "gemm").save(tmp_path / name, symbol="predict")

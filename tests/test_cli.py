@@ -74,6 +74,7 @@ class TestCompile:
         assert predictor.n_trees_ == 6
         assert os.listdir(tmp_path) == ["m.so"]
 
+    @pytest.mark.full
     def test_several_targets(self, cli, tmp_path, monkeypatch):
         out = tmp_path / "m.so"
         arguments = ["--strategy", "gemm", "--target", "x86-64-v3", "--target", "x86-64-v2"]
@@ -95,6 +96,7 @@ class TestCompile:
         assert message in failed(cli("inspect", out))
         assert message in failed(cli("predict", out, "rows.npy", "-o", tmp_path / "p.csv"))
 
+    @pytest.mark.full
     def test_precision_and_post_transform(self, cli, tmp_path):
         out = tmp_path / "m.so"
         arguments = ["--strategy", "tree_traversal", "--precision", "fast", "--post-transform", "sigmoid"]
@@ -227,6 +229,7 @@ class TestVerify:
             "note: xgboost is not installed: comparing with woodpecker's own interpreter of the model file instead\n"
         )
 
+    @pytest.mark.full
     def test_rounds(self, cli, tmp_path):
         out = tmp_path / "m.so"
         assert cli("compile", "plain.ubj", "-o", out, "--iteration-range", "1:3")[0] == 0
@@ -316,6 +319,7 @@ class TestCommon:
         (tmp_path / "x.npz").rename(tmp_path / "x.npy")
         assert "archive" in failed(cli("predict", "plain.so", tmp_path / "x.npy", "-o", tmp_path / "o.npy"))
 
+    @pytest.mark.full
     def test_ctrl_c_is_clean(self, folder, tmp_path):
         np.save(tmp_path / "many.npy", np.zeros((300_000, 4), np.float32))
         command = [*PROGRAM, "bench", "plain.so", "--data", str(tmp_path / "many.npy"), "--repeats", "1000000"]

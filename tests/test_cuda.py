@@ -38,6 +38,7 @@ def assert_exact(made: Prepared, n: int, *, blocks: int = 3) -> None:
             np.testing.assert_array_equal(got, leaves, f"apply_{width}")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("name", "strategy"),
     [pytest.param(n, s, marks=() if n in SOME else pytest.mark.full) for n, s in PAIRS],
@@ -46,6 +47,7 @@ def test_exact(name, strategy):
     assert_exact(prepared(FORESTS[name](), strategy, threads=32), 150)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("strategy", WALKING)
 @pytest.mark.parametrize("name", ["float64", pytest.param("vector", marks=pytest.mark.full), "linear"])
 def test_trees_walked_together(name, strategy):
@@ -94,6 +96,7 @@ def test_grids(n, blocks):
     assert_exact(prepared(FORESTS["float32"](), "tree_traversal", threads=32), n, blocks=blocks)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("entry", "barriers"), [("raw_f32", 2), ("few_f32", 2)])
 def test_the_emulation_notices_a_missing_barrier(entry, barriers):
     made = prepared(FORESTS["float32"](), "tree_traversal", threads=32)
@@ -112,6 +115,7 @@ LINTED = ("zero_rule", "sentinel64", "truncate", "vector", "linear", "outputs", 
 """The forests of the fast tier whose TIR is linted: each flag is that of one of them."""
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in LINTED else pytest.mark.full) for n in FORESTS])
 def test_tir_of_kernels(name):
     kinds = [dict(strategy=s, trees=2) for n, s in PAIRS if n == name]

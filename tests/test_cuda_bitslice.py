@@ -79,6 +79,7 @@ def test_a_few_rows_are_walked():
     assert made.launches["few_f32"].rows == 1 < made.launches["raw_f32"].rows
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["outputs", pytest.param("exact", marks=pytest.mark.full)])
 def test_every_barrier_is_needed(name):
     made = prepared(FORESTS[name](), "bitslice", words=2, threads=64)
@@ -134,6 +135,7 @@ def test_tir_of_kernels(name):
         assert literals <= {0.0, -np.inf}, entry
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", some(SERVED, ("stumps",)))
 def test_kernels_assemble(name):
     skip_without_nvrtc()
@@ -170,6 +172,7 @@ def test_runs_of_bounds():
     assert runs.end.tolist() == [0, 5, 9, 13, 16, 19, 22, 25, 28]
 
 
+@pytest.mark.full
 def test_more_shared_memory_is_asked_for(tmp_path):
     """Masks of 64 rows that take more than 48 KiB."""
     forest = perfect(30)

@@ -74,6 +74,7 @@ def used(cubin: bytes) -> dict[str, Used]:
     return found
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.usefixtures("nvrtc")
 @pytest.mark.parametrize(
     ("name", "strategy"),
@@ -83,6 +84,7 @@ def test_kernels_assemble(name, strategy):
     assemble(prepared(FORESTS[name](), strategy, trees=2), name + strategy)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("nvrtc")
 @pytest.mark.parametrize(
     "name", ["ranked", *(pytest.param(n, marks=pytest.mark.full) for n in RANKED if n != "ranked")]

@@ -74,6 +74,7 @@ def torch(current, monkeypatch):
     return module
 
 
+@pytest.mark.full
 def test_torch(model, torch, current):
     forest, gpu = model
     X = rows(forest, 40, 1, "float32")

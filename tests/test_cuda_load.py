@@ -83,6 +83,7 @@ def assert_like_cpu(gpu, cpu, X) -> None:
 
 
 class TestPredictions:
+    @pytest.mark.full
     def test_every_method(self, path, forest, fake):
         cpu, gpu = wp.load(path), wp.load(path, device="cuda:0")
         X = rows(forest, 300, 1, "float32")

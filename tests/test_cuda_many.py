@@ -56,6 +56,7 @@ def assert_scores(forest: Forest, strategy: str, **options: int) -> None:
     assert_bits_equal(got, reference.predict_raw(forest, X), strategy)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("name", "strategy"), [pytest.param(*pair, marks=() if pair in SOME else pytest.mark.full) for pair in PAIRS]
 )
@@ -95,6 +96,7 @@ def test_what_does_not_fit_into_shared_memory(strategy, monkeypatch):
     assert_exact(made, 150)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("forest", "strategy"),
     [
@@ -136,6 +138,7 @@ def test_rows_of_a_block():
 BARRIERS = re.compile(r"__sync(?:threads|warp)\(\);")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("strategy", "barriers"), [("scan", 2), ("gemm", 3)])
 def test_the_emulation_notices_a_missing_barrier(strategy, barriers):
     made = prepared(FORESTS["float32"](), strategy, threads=64)
@@ -225,6 +228,7 @@ def one_sided_nodes(leaves: int) -> dict[str, Any]:
 LINTED = ("truncate", "vector", "linear", "outputs")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("strategy", MANY)
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in LINTED else pytest.mark.full) for n in FORESTS])
 def test_tir_of_kernels(name, strategy):
@@ -242,6 +246,7 @@ MAX_REGISTERS = {"scan": 64, "gemm": 80}
 """Products of 32 rows by 32 columns take 32 of them; the next ones are on their way."""
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("name", "strategy"),
     [pytest.param(*pair, marks=() if pair == ("stumps", "gemm") else pytest.mark.full) for pair in PAIRS],

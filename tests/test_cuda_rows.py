@@ -95,6 +95,7 @@ class TestRowsOfTheGpu:
         assert_bits_equal(gpu.predict_raw(there.view(same_row)).get(), reference.predict_raw(forest, X[[0] * 9]))
         assert gpu.predict_raw(there.view(there.host[:0, 2:-1])).shape == (0, 3)
 
+    @pytest.mark.sampled(2)
     @pytest.mark.parametrize("dtype", ["float32", "float64"])
     def test_methods(self, gpu, path, forest, fake, dtype):
         """Links are computed there, within their bound; labels that are no numbers are the host's."""
@@ -116,6 +117,7 @@ class TestRowsOfTheGpu:
             assert state(fake)["allocations"] == before
         assert gpu.predict_proba(there.view(there.host[:0])).shape == (0, 3)
 
+    @pytest.mark.sampled(2)
     @pytest.mark.parametrize(("name", "labels"), [("float64", [7.5, -1.0]), ("zero_rule", ["a", "b"])])
     def test_methods_of_one_output(self, name, labels, tmp_path):
         methods = {

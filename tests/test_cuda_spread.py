@@ -39,6 +39,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("name", "strategy", "ranks"),
     [pytest.param(*k, marks=() if k[0] in ("outputs", "float64") else pytest.mark.full) for k in KINDS],
@@ -66,6 +67,7 @@ def test_many_trees(trees, outputs):
         assert_bits_equal(run(made, "spread_f32", X, blocks=blocks, backwards=backwards, order=IN_TURN), want)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("what", "times"), [("__syncthreads();", 5), ("__threadfence();", 2)])
 def test_the_emulation_notices_what_is_missing(what, times):
     """Each barrier and each fence is needed: without it bits differ, or threads wait for one another for ever."""

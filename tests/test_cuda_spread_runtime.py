@@ -63,6 +63,7 @@ def with_multiprocessors(model, n):
     return replace(model, device=replace(model.device, multiprocessors=n))
 
 
+@pytest.mark.full
 def test_which_calls(gpu):
     """All blocks run at once, a row has no more than its trees are worth, and counters are enough for the rows."""
     model = gpu._program.gpu

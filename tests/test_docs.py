@@ -59,6 +59,7 @@ def name_of(document: Path) -> str:
     return document.relative_to(ROOT).as_posix()
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("document", documents_that_run(), ids=name_of)
 def test_code_runs(document, tmp_path, monkeypatch):
     """Blocks of Python and of shell commands share one folder and run in their order; an `output` block is what the

@@ -118,6 +118,7 @@ def test_golden_tir(name, update_golden):
     assert text == path.read_text(), "the kernel changed: if it should, run pytest with --update-golden"
 
 
+@pytest.mark.full
 def test_text_does_not_depend_on_when_or_where_it_is_made():
     resolve(TARGET)  # the target that the files are named for is one that can be compiled for anywhere
     for name in CASES:

@@ -50,6 +50,7 @@ def in_tiers() -> list[Any]:
     ]
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize(("profile", "strategy"), in_tiers())
 def test_generated_forests(profile, strategy):
     # One dtype of rows a profile halves the code to compile; the full tier draws it.

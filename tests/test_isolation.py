@@ -96,6 +96,7 @@ sys.meta_path.insert(0, Block())
     assert "pip install 'woodpecker[compiler]'" in text
 
 
+@pytest.mark.full
 def test_compiling_a_forest_imports_no_library(folder):
     program = """
 import numpy as np, woodpecker as wp

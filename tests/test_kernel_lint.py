@@ -157,6 +157,7 @@ SOME = (("raw_f32", False), ("apply_f64", False))
 REST = (("raw_f64", False), ("apply_f32", False), ("raw_f32", True))
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("entries", [SOME, pytest.param(REST, marks=pytest.mark.full)], ids=["some", "rest"])
 @pytest.mark.parametrize("name", FORESTS)
 def test_tir_of_kernels(name, entries):
@@ -175,6 +176,7 @@ def test_runs_of_columns_are_linted():
         assert lint(function) == [] and lint_assembly(assembly(function, "x86-64-v3")) == []
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=() if n in ("linear", "outputs", "vector") else pytest.mark.full) for n in FORESTS],
@@ -216,6 +218,7 @@ SAMPLE += [
 ]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("target", ["llvm", "x86-64-v3"])
 def test_assembly_of_kernels(target):
     for name, strategy, entry in SAMPLE:
@@ -223,6 +226,7 @@ def test_assembly_of_kernels(target):
         assert "entry" in text and lint_assembly(text) == [], f"{name} {strategy} {entry}"
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("name", "ranked"), [("float32", False), ("float64", True), ("ranked", True), ("ranked64", True), ("deep", True)]
 )
@@ -243,6 +247,7 @@ def test_stages_that_need_cpu_features(name, ranked):
         assert lint_assembly(text) == []
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["float32", "truncate"])
 def test_stages_of_scan_that_need_cpu_features(name):
     for cpu, features, instruction in (

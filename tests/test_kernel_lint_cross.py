@@ -41,6 +41,7 @@ def check(name: str, strategy: str, target: str, entries: tuple[str, ...]) -> No
     assert wrong(text, resolve(target).machine) == [], strategy
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("target", FUSED)
 @pytest.mark.parametrize(
     ("name", "strategy"),

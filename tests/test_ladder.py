@@ -1,8 +1,7 @@
 """The ladder: trained models of every library, through every strategy, to the library's own bits.
 
 interpreter = library is proved by the tests of the frontends; here strategy = interpreter, strategy = library, and
-artifact = strategy. The fast tier takes a sample, the full tier every model of the zoos with FULL_ROWS rows, and its
-short form every second one.
+artifact = strategy. The fast tier takes a sample, the full tier every model of the zoos with FULL_ROWS rows.
 """
 
 from __future__ import annotations
@@ -65,6 +64,7 @@ def library_rows(case: Case, model: Any, forest: Forest, n: int, dtype: str) -> 
     return X, case.raw(model, X), None if leaves is None else np.asarray(leaves).reshape(n, forest.n_trees)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("half", [0, pytest.param(1, marks=pytest.mark.full)])
 @pytest.mark.parametrize("case", params(STEP, 7))
 def test_sample_through_every_strategy(case, half):
@@ -81,6 +81,7 @@ def test_sample_through_every_strategy(case, half):
             np.testing.assert_array_equal(predictor.apply(X), want, strategy)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", params({"xgboost": 400, "lightgbm": 400, "sklearn": 480}, 45))
 def test_sample_as_artifacts(case, tmp_path):
     model, forest = forest_of(case)
@@ -93,7 +94,7 @@ def test_sample_as_artifacts(case, tmp_path):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("case", params(dict.fromkeys(ZOOS, 2 if SHORT else 1)))
+@pytest.mark.parametrize("case", params(dict.fromkeys(ZOOS, 1)))
 def test_every_model_through_every_strategy(case):
     model, forest = forest_of(case)
     for dtype in case.dtypes:

@@ -169,6 +169,7 @@ class TestInProcess:
         assert used(model) == []
         assert model.inspect()["target"]["name"] == V4
 
+    @pytest.mark.full
     def test_tables_and_steps_of_each_level(self, monkeypatch):
         """bitslice adds tables for AVX-512 and for VBMI, and its plan has several steps."""
         forest = FORESTS["ranked"]()
@@ -215,6 +216,7 @@ class TestArtifacts:
         texts = len(str(read_header(path).manifest)) + 2 * DIRECTORY_BYTES
         assert predictor.inspect()["model_bytes"] < lone.inspect()["model_bytes"] + texts
 
+    @pytest.mark.full
     def test_the_same_model_gives_the_same_bytes(self, small, forest, tmp_path):
         again = wp.compile(forest, target=[V4, V2, V3], strategy="tree_traversal", **ALONE["tree_traversal"])
         again.save(tmp_path / "m.so")

@@ -288,6 +288,7 @@ def test_methods_of_lightgbm(case):
     check_methods(model, predictor, X, {m: getattr(model, m) for m in methods})
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "case", sample("zoo_sklearn", "sklearn", lambda name: name.startswith(SKL) and "strings" not in name)[::7]
 )

@@ -121,6 +121,7 @@ def of_columns(columns):
     return from_nested(stumps, len(columns), input_dtype="float64")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("block", [512, 128])
 def test_predictions(block):
     """Rows beside every bound, those that meet no image, and blocks of both sorts."""

@@ -209,6 +209,7 @@ class TestTargets:
         with pytest.raises(TargetError, match=message):
             wp.compile(forest, target=target)
 
+    @pytest.mark.sampled(3)
     @pytest.mark.parametrize("target", ["cpu", "x86-64-v2", {"kind": "llvm", "mcpu": "x86-64-v3"}])
     def test_targets_change_no_bit(self, target):
         forest = FORESTS["outputs"]()

@@ -44,6 +44,7 @@ def check(name: str, strategy: str, dtypes: tuple[str, ...]) -> None:
             assert_bits_equal(got, predictor.predict_raw(batch), f"{name} {strategy} {dtype}")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("name", "strategy"), PAIRS)
 def test_bits_of_the_virtual_machine(name, strategy):
     check(name, strategy, ("float64" if FORESTS[name]().input_dtype == "float64" else "float32",))
@@ -71,6 +72,7 @@ def test_division_of_no_trees():
     assert got[0, 0] == 1 / 3
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("link", ["sigmoid", "softmax", "argmax", "xgb_sort"])
 def test_a_method_with_its_link(link):
     forest = grown(61, 6, 3, dtype=np.float32, tree_output=[0, 1, 2] * 2, methods={"predict": Method("value", link)})
@@ -137,6 +139,7 @@ def test_guards_are_found():
         assert len(guarded_by_choice(function)) == expected
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", ["float32", "truncate", "vector", "ranked64"])
 def test_no_index_is_kept_in_range_by_what_is_simplified_away(name):
     """TVM simplifies both branches of a `Select` as if they had been chosen, and computes both."""

@@ -42,6 +42,7 @@ CASES = [
 ]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("name", "strategy", "width", "target"), CASES)
 def test_row_blocks_change_no_bit(name, strategy, width, target):
     forest = FORESTS[name]()
@@ -60,6 +61,7 @@ def step(least: int, strategy: str, **options: int) -> dict[str, Any]:
     return {"min_rows": least, "strategy": strategy, "options": options}
 
 
+@pytest.mark.full
 def test_blocks_of_several_widths_in_a_plan():
     """Each step takes its own blocks and leaves the rest to the one before, whose blocks are narrower, or wider."""
     forest, where = FORESTS["float32"](), resolve("llvm")

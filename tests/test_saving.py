@@ -40,6 +40,7 @@ class TestSaving:
             model.save(tmp_path / "m.so")
         assert self.left(tmp_path) == []
 
+    @pytest.mark.sampled(3)
     @pytest.mark.parametrize(
         ("script", "message"),
         [
@@ -62,6 +63,7 @@ class TestSaving:
         with pytest.raises(TargetError, match=r"CC holds .* which is no command: No closing quotation"):
             stump.save(tmp_path / "m.so")
 
+    @pytest.mark.full
     def test_compiler_beside_the_user(self, stump, tmp_path, monkeypatch):
         (tmp_path / "cc").symlink_to(str(shutil.which("cc")))
         monkeypatch.chdir(tmp_path)
@@ -69,6 +71,7 @@ class TestSaving:
         stump.save("m.so")
         assert wp.load("m.so").n_trees_ == 1
 
+    @pytest.mark.full
     def test_failing_compiler_keeps_the_old_file(self, forest, copy, monkeypatch):
         before = copy.read_bytes()
         monkeypatch.setenv("CC", "false")
@@ -82,6 +85,7 @@ class TestSaving:
         with pytest.raises(FileNotFoundError, match=r"there is no folder .*absent"):
             wp.compile(forest).save(tmp_path / "absent" / "m.so")
 
+    @pytest.mark.full
     def test_interrupted_replacement_leaves_nothing(self, forest, tmp_path, monkeypatch):
         def fail(*_: object) -> None:
             raise PermissionError("read-only file system")
@@ -118,6 +122,7 @@ class TestSaving:
         assert stat.S_ISFIFO((tmp_path / "fifo.so").stat().st_mode)
         assert (tmp_path / "link.so").is_symlink()
 
+    @pytest.mark.full
     def test_links_are_followed(self, stump, tmp_path):
         for folder in ("data", "links"):
             (tmp_path / folder).mkdir()

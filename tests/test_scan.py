@@ -51,6 +51,7 @@ def random_tree(rng: np.random.Generator, leaves: int, n_features: int) -> Node:
     return split(int(rng.integers(n_features)), float(rng.normal()), *below, missing=str(rng.choice(["left", "right"])))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("target", "dtype"), in_tiers([(t, d) for t in TARGETS for d in ("float32", "float64")], [0, 5])
 )
@@ -67,6 +68,7 @@ def test_more_columns_than_are_made_at_a_time():
     assert_agrees(compiled(forest, "scan"), forest, rows(forest, 300, 1, "float32"))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("target", "leaves"),
     in_tiers([(t, n) for t in TARGETS for n in (1, 2, 16, 17, 33, 64, 65, 128, 129, 256)], [9, 14, 19]),
@@ -133,6 +135,7 @@ def test_few_rows_walk():
         assert_agrees(predictor, forest, X[:n], f"{n} rows")
 
 
+@pytest.mark.full
 def test_auto_takes_it_where_bitslice_refuses():
     rng = np.random.default_rng(2)
     n = 1200

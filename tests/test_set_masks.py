@@ -78,6 +78,7 @@ def test_what_is_added_up_are_the_sets(monkeypatch, tile, categories):
     assert made.offset[-1] == len(runs)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("target", "rows"), [("llvm", 512), ("x86-64-v2", 128)])
 def test_sets_made_in_tiles_predict_the_same_bits(monkeypatch, target, rows):
     monkeypatch.setattr(set_masks, "TILE", 20)

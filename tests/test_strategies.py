@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import tracemalloc
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pytest
@@ -56,16 +55,14 @@ FOR_BATCHES = {"wide64", "wide_sentinel", "deep", "deeper", "padded", "ranked", 
 """Forests that reach corners of bitslice and scan, which take them in the fast tier, and the others do not."""
 WALKS = ("gemm", "perfect_tree_traversal", "tree_traversal")
 ALL = [(name, strategy) for name in FORESTS for strategy in NAMES]
-# Of the rest, each forest gets one of either kind: what reads rows and adds leaves up is common to all strategies.
+# Of the rest, each forest gets one in turn: what reads rows and adds leaves up is common to all strategies.
 FAST = {
-    pair
+    (name, ("bitslice", "scan")[i % 2] if name in FOR_BATCHES else NAMES[i % len(NAMES)])
     for i, name in enumerate(FORESTS)
-    for pair in product(
-        [name], ("bitslice", "scan") if name in FOR_BATCHES else (("bitslice", "scan")[i % 2], WALKS[i // 2 % 3])
-    )
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("name", "strategy"), [pytest.param(*p, marks=[] if p in FAST else [pytest.mark.full]) for p in ALL]
 )
@@ -94,6 +91,7 @@ def test_infinite_terms_of_linear_leaves():
         np.testing.assert_array_equal(compiled(forest, strategy).predict_raw(X), want)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("strategy", NAMES)
 @pytest.mark.parametrize("name", ["float32", "vector", "truncate"])
 def test_any_number_of_rows(name, strategy):
@@ -128,6 +126,7 @@ def test_nothing_is_written_beyond_the_rows(strategy):
     assert (places[[0, 71]] == -9).all()
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("strategy", "options"),
     [
@@ -156,6 +155,7 @@ def test_options_change_no_bit(strategy, options):
         assert_agrees(predictor, forest, rows(forest, n, 5, "float32"))
 
 
+@pytest.mark.full
 def test_plans_at_the_borders_of_their_steps():
     forest = chain(30, trees=20)
     predictor = wp.compile(forest, strategy="bitslice", min_rows=100)
@@ -170,6 +170,7 @@ def test_plans_at_the_borders_of_their_steps():
         np.testing.assert_array_equal(predictor.apply(X[:n]), ids[:n])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("strategy", ["bitslice", "scan"])
 def test_few_rows_have_entries_of_their_own(strategy, monkeypatch):
     """Beside blocks of rows, which would slow down a walk in the same function."""
@@ -194,6 +195,7 @@ def test_few_rows_have_entries_of_their_own(strategy, monkeypatch):
         assert wp.compile(forest, strategy=alone, **options)._program.manifest["few_rows"] == 0
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("strategy", ["bitslice", "scan"])
 def test_plans_of_an_empty_forest(strategy):
     forest = FORESTS["empty"]()
@@ -228,6 +230,7 @@ def test_a_step_that_begins_beyond_its_block():
         assert (out[:first] == -7).all() and (out[first + n :] == -7).all()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("n_trees", [32, 33, 64])
 @pytest.mark.parametrize(
     ("strategy", "trees"), [("tree_traversal", 3), ("tree_traversal", 31), ("perfect_tree_traversal", 20)]
@@ -240,6 +243,7 @@ def test_groups_that_reach_past_the_last_tree(strategy, trees, n_trees):
     assert_agrees(wp.compile(forest, strategy=strategy, trees=trees), forest, rows(forest, 1000, 3, "float32"))
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("strategy", ["tree_traversal", "perfect_tree_traversal"])
 @pytest.mark.parametrize(
     "fields",
@@ -263,6 +267,7 @@ def test_rows_that_walk_alone_read_runs_of_columns(strategy, fields):
         assert_agrees(predictor, forest, np.concatenate([X, X], 1)[:, 3:43], dtype)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("strategy", ["tree_traversal", "perfect_tree_traversal"])
 def test_rows_of_many_columns_walk_together(strategy):
     """So that their columns are transposed in registers, which is most of the work; a few rows walk alone."""
@@ -283,6 +288,7 @@ def test_rows_of_many_columns_walk_together(strategy):
         assert prepared(forest, strategy, **given).layouts[-1].constants["interleave"] == interleave
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("n_features", [7, 8, 11, 15, 16])
 @pytest.mark.parametrize("fields", [{"dtype": "float32"}, {"input_dtype": "float64", "missing_value": 0.1}])
 def test_columns_of_narrow_rows_are_transposed(n_features, fields):
@@ -304,6 +310,7 @@ def test_columns_of_narrow_rows_are_transposed(n_features, fields):
         assert_agrees(predictor, forest, np.concatenate([X, X], 1)[:, 3 : 3 + n_features], dtype)
 
 
+@pytest.mark.full
 def test_nodes_too_many_for_packed_links():
     """40,000 features and 120,000 nodes take more than the 32 bits of a packed link."""
     n = 40_000
@@ -313,6 +320,7 @@ def test_nodes_too_many_for_packed_links():
     assert_agrees(wp.compile(forest, strategy="tree_traversal", trees=2), forest, X)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("strategy", ["auto", "depth_rule", *NAMES])
 def test_a_chain_of_a_thousand_splits(strategy):
     forest = chain(1100)
@@ -433,6 +441,7 @@ def test_guards_sit_at_their_limits():
     assert scan.applicable(fits, {}) is None and scan.applicable(beyond, {})
 
 
+@pytest.mark.full
 def test_deep_and_large_models_are_served_by_what_auto_takes():
     for forest, unfit in ((chain(300), "perfect_tree_traversal"), (big_tree(3000), "gemm")):
         predictor = wp.compile(forest)

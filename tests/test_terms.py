@@ -49,6 +49,7 @@ def check(predictor: wp.Predictor, forest: wp.Forest, dtype: str) -> None:
     assert (memory[[0, 5]] == 7.5).all()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("name", "strategy"), PAIRS)
 def test_bits(name, strategy, eager):
     forest = FORESTS[name]()
@@ -58,6 +59,7 @@ def test_bits(name, strategy, eager):
             check(predictor, forest, dtype)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["outputs", "linear"])
 def test_bits_of_an_artifact(name, eager, tmp_path):
     forest = FORESTS[name]()
@@ -104,6 +106,7 @@ sys.exit(os.waitpid(child, 0)[1])
 """
 
 
+@pytest.mark.full
 def test_in_a_forked_child():
     """The workers of the in-process pool do not survive a fork: the child computes alone."""
     command = [sys.executable, "-W", "ignore", "-c", PROGRAM]

@@ -55,6 +55,7 @@ def test_artifact_with_any_number_of_threads(saved, expected, count):
     assert_bits_equal(loaded.predict(X), one.predict(X), "softmax")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("strategy", NAMES)
 def test_in_process_with_any_number_of_threads(strategy):
     forest = FORESTS["outputs"]()

@@ -185,6 +185,7 @@ def seal(folder):
     (folder / candidates.LIST).write_text(json.dumps(listed))
 
 
+@pytest.mark.full
 def test_candidates_are_measured_by_the_runtime_alone_and_taken_home(forest, folder, gpu, tmp_path, monkeypatch):
     listed = candidates.read_list(folder)
     text = (folder / halves.READ_ME).read_text()

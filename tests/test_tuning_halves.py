@@ -82,6 +82,7 @@ def pretend(folder: Path, *ns: float, **paired: object) -> None:
     (folder / candidates.PAIRED).write_text(json.dumps(found | paired))
 
 
+@pytest.mark.full
 def test_the_second_half_needs_the_runtime_alone(forest, folder, tmp_path):
     spoil(folder, 1, forest, "llvm")
     wrong = candidates.read_list(folder)["candidates"][1]["plan"]
@@ -359,6 +360,7 @@ def test_what_candidates_cannot_be_made_for(forest, tmp_path, monkeypatch):
     assert not (tmp_path / "c" / candidates.LIST).exists()
 
 
+@pytest.mark.full
 @needs_zig
 def test_a_record_for_another_cpu(forest, tmp_path):
     """What a device measured decides what is compiled for it, on this machine and in this test by its own times."""

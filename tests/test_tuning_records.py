@@ -316,6 +316,7 @@ def test_records_of_another_target_do_not_count(forest, tmp_path):
     assert wp.compile(forest, tuning_logs=path).inspect()["tuning"]["from"] == "this model"
 
 
+@pytest.mark.full
 def test_each_cpu_level_has_a_record_of_its_own(forest, tmp_path, monkeypatch):
     v2, v3 = (target_key(resolve(name)) for name in ("x86-64-v2", "x86-64-v3"))
     scanned = ({**WALK, "options": {}}, {"min_rows": 20, "strategy": "scan", "options": {}})

@@ -81,6 +81,12 @@ def shared_fixture(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_bits_of_one(engine, shared):
+    check(engine, shared, [("truncate", "tree_traversal")], SIZES)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("engine", ENGINES)
 def test_bits(engine, shared):
     check(engine, shared, list(FEW[:: 1 if engine == "node" or NODE is None else 2]), SIZES)
 
@@ -150,6 +156,7 @@ FILES = ["LICENSE", "README.md", "expected.csv", "libmodel.a", "model.wasm", "pr
 
 @needs_zig
 class TestBundle:
+    @pytest.mark.full
     @needs_node
     def test_the_commands_of_its_readme(self, module, tmp_path):
         folder = tmp_path / "device"

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..contestants import AUTO
-from ..report import number, table
+from ..report import ABSENT, number, table
 from ..shapes import Pool
-from ..stats import median, ratio
+from ..stats import median
 from ..worker import Reply
 from .generate import balanced_rows, forest, skewed_rows
 from .runner import Cell, Settings, timed, with_notes
@@ -66,16 +66,10 @@ def render(results: Mapping[str, Any]) -> list[str]:
                 skewed = kinds["skewed"].get(name)
                 if skewed is None:
                     continue
-                rows.append(
-                    (
-                        key,
-                        f"{int(batch):,}",
-                        name,
-                        number(median(even)),
-                        number(median(skewed)),
-                        f"{ratio(even, skewed) or 0:.2f}x",
-                    )
-                )
+                balanced, taken = median(even), median(skewed)
+                # Not the median of the rounds' ratios: one row takes one of two times, from call to call.
+                factor = f"{balanced / taken:.2f}x" if balanced and taken else ABSENT
+                rows.append((key, f"{int(batch):,}", name, number(balanced), number(taken), factor))
         notes += [
             f"- {key}: {name}: {one['status']}: {one['reason']}"
             for name, one in cell["strategies"].items()
