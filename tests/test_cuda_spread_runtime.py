@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+import types
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -21,7 +23,7 @@ from woodpecker.runtime import cuda_host as host
 from woodpecker.schedules import cuda_plan
 
 from . import cupy_like
-from .cuda_support import calls, compiled, emulated_gpu, state
+from .cuda_support import calls, compiled, emulated_gpu, state, three_classes
 from .gallery import grown, rows
 from .support import assert_bits_equal
 
@@ -222,8 +224,8 @@ class TestGraphs:
 
     @pytest.fixture
     def pool(self, monkeypatch, cupy):
-        """Memory that the library has at hand while it captures, and keeps for the graph, as PyTorch's and CuPy's pools
-        do; and what was asked of it."""
+        """Memory that the library has at hand while it captures, and keeps for the graph, as PyTorch's pool does; and
+        what was asked of it."""
         held, asked = [cupy_like.empty((2048, 1), "int32") for _ in range(2)], []
 
         def empty(shape, dtype):
@@ -249,6 +251,67 @@ class TestGraphs:
             there.host[...], out.host[...] = X, 7
             library.fake_replay(4711)
             assert_bits_equal(out.get(), reference.predict_raw(forest, X))
+
+    @pytest.fixture
+    def reused(self, monkeypatch, cupy):
+        """Memory of a pool as CuPy's, which knows nothing of graphs: what is let go is the next user's."""
+        free = [cupy_like.empty((2048, 1), "int32") for _ in range(8)]
+
+        def empty(shape, dtype):
+            block, size = free.pop(), int(np.prod(shape))
+            found = cupy_like.Array(block.address, block.host.reshape(-1).view(dtype)[:size].reshape(shape))
+            weakref.finalize(found, free.append, block)
+            return found
+
+        monkeypatch.setattr(cupy, "empty", empty)
+        return free
+
+    def test_memory_of_cupys_pool(self, gpu, forest, library, reused, cupy):
+        """A graph's scratch is no one else's while the model lives; that of other calls goes back."""
+        X = rows(forest, 1, 6, "float32")
+        there, out = cupy_like.asarray(X), cupy_like.empty((1, 3), "float32")
+        gpu.predict_raw(there, out=out)
+        out.get()
+        assert len(reused) == 8
+        library.fake_begin(4711)
+        gpu.predict_raw(there, out=out)
+        library.fake_end()
+        others = [cupy.empty((2048, 1), "int32") for _ in range(len(reused))]
+        for each in others:
+            each.host[...] = 7
+        out.host[...] = 7
+        library.fake_replay(4711)
+        assert_bits_equal(out.get(), reference.predict_raw(forest, X))
+        assert all((each.host == 7).all() for each in others)
+
+    def test_scores_of_a_method(self, library, reused, cupy, tmp_path):
+        """Raw scores of a graph, of which it makes probabilities, are no one else's either."""
+        compiled(three_classes()).save(tmp_path / "model.so")
+        gpu = wp.load(tmp_path / "model.so", device="cuda")
+        there = cupy_like.asarray(rows(three_classes(), 40, 6, "float32"))
+        want = gpu.predict_proba(there).get()
+        library.fake_begin(4711)
+        answer = gpu.predict_proba(there)
+        library.fake_end()
+        others = [cupy.empty((2048, 1), "int32") for _ in range(len(reused))]
+        for each in others:
+            each.host[...] = 7
+        answer.host[...] = 7
+        library.fake_replay(4711)
+        assert_bits_equal(answer.get(), want)
+        assert all((each.host == 7).all() for each in others)
+
+    def test_memory_of_cupys_asynchronous_pool(self, gpu, forest, library, reused, monkeypatch):
+        """The capture sees that it is given back."""
+        there, out = cupy_like.asarray(rows(forest, 1, 6, "float32")), cupy_like.empty((1, 3), "float32")
+        gpu.predict_raw(there, out=out)
+        out.get()
+        data = types.SimpleNamespace(mem=type("MemoryAsync", (), {})())
+        monkeypatch.setattr(cupy_like.Array, "data", data, raising=False)
+        library.fake_begin(4711)
+        gpu.predict_raw(there, out=out)
+        assert len(reused) == 8
+        library.fake_end()
 
     @pytest.mark.parametrize("n", [1, 40])
     @pytest.mark.usefixtures("pool")

@@ -110,6 +110,8 @@ class Model:
     few_rows: int = FEW_ROWS
     rows_once: bool = True
     _lanes: threading.local = field(default_factory=threading.local, compare=False)
+    _of_graphs: list[Any] = field(default_factory=list, compare=False)
+    """Memory that CUDA graphs work in."""
 
 
 def load(

@@ -13,7 +13,7 @@ from . import cuda, outputs
 from .cuda import Model
 from .cuda_driver import Current
 from .cuda_host import Check
-from .cuda_rows import beside, head, launch_entry, library_of, matrix, new, on_device, rows_of, stream_of
+from .cuda_rows import beside, head, keep, launch_entry, library_of, matrix, new, on_device, rows_of, stream_of
 from .rows import InputSpec
 
 LINK_ULPS = 8
@@ -106,6 +106,7 @@ def compute(
         stages += [(*method.link, dtype)] if method.link else []
         stages += [method.rule] if method.rule else []
         tensors = [new(library, number, (rows, width), made) for _, width, made in stages]
+        keep(model, library, stream, tensors[:-1] if table is None else tensors)  # the last one is the caller's
         if rows:
             parts = [matrix(tensor, stream, "answers") for tensor in tensors]
             with Current(model.device.context):

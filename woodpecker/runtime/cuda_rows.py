@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,9 +152,7 @@ def head(of: Matrix, stream: int) -> np.ndarray:
     Raises:
         TargetError: the stream is being captured into a graph, so that it does nothing now; or the driver fails.
     """
-    capturing = ctypes.c_int()
-    call("cuStreamIsCapturing", stream, ctypes.byref(capturing))
-    if capturing.value:
+    if _capturing(stream):
         raise TargetError(
             "the first answers of a kernel are compared with the CPU's, which can't wait for a stream that is being "
             "captured into a CUDA graph: make the same call once before the capture"
@@ -165,6 +163,21 @@ def head(of: Matrix, stream: int) -> np.ndarray:
         call("cuMemcpyDtoHAsync_v2", row.ctypes.data, address, row.nbytes, stream)
     call("cuStreamSynchronize", stream)
     return found
+
+
+def _capturing(stream: int) -> bool:
+    found = ctypes.c_int()
+    call("cuStreamIsCapturing", stream, ctypes.byref(found))
+    return bool(found.value)
+
+
+def keep(model: Model, library: str, stream: int, tensors: Sequence[Any]) -> None:
+    """Keep tensors as long as the model, where a CUDA graph that is being captured works in them and CuPy's pool would
+    give them to others: unlike PyTorch's it knows nothing of graphs. Memory of its asynchronous pool is a node of the
+    graph, which must be freed in the capture as well."""
+    if library == "cupy" and _capturing(stream):
+        held = (t for t in tensors if type(getattr(getattr(t, "data", None), "mem", None)).__name__ != "MemoryAsync")
+        model._of_graphs.extend(held)
 
 
 def launch_entry(model: Model, kind: str, x: Matrix, out: tuple[int, int], stream: int, library: str) -> str:
@@ -183,11 +196,12 @@ def launch_entry(model: Model, kind: str, x: Matrix, out: tuple[int, int], strea
 @contextlib.contextmanager
 def _memory(model: Model, library: str, nbytes: int, stream: int) -> Iterator[int]:
     """The address of memory for what is launched on the stream meanwhile. PyTorch and CuPy keep theirs for the stream's
-    next user, and for a CUDA graph that is being captured, which the driver's would not be."""
+    next user, PyTorch for a CUDA graph that is being captured as well; of CuPy see `keep`."""
     if not nbytes:
         yield 0
     elif library:
         held = new(library, model.device.number, (nbytes // 4 + 1, 1), np.dtype(np.int32))
+        keep(model, library, stream, [held])
         yield matrix(held, stream, "scratch").address
     else:
         address = made("cuMemAllocAsync", nbytes, stream)
