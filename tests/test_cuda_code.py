@@ -27,6 +27,8 @@ SOME = ("linear", "outputs")
 INEXACT = re.compile(r"^.*(?:\bfma|\bmad[.\w]*\.f(?:32|64)|\.ftz|\.approx|\.full|\.sat).*$", re.M)
 UNROUNDED = re.compile(r"^.*\b(?:add|sub|mul|div)\.f(?:32|64).*$", re.M)
 """Without .rn, ptxas may fuse a product and a sum."""
+FENCES = re.compile(r"membar\.gl|fence\.sc")
+"""An acquire-release fence of each thread would not do where one thread counts for its block (`cuda_spread`)."""
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,7 @@ def assemble(made: Prepared, turn: str) -> None:
     ptx = build_cuda.assemble(text, "sm_80", "ptx").image.decode()
     assert ".target sm_80" in ptx and "add.rn." in ptx
     assert INEXACT.findall(ptx) == UNROUNDED.findall(ptx) == []
+    assert len(FENCES.findall(ptx)) >= 2 * ptx.count("atom.global.inc")
 
 
 @pytest.mark.usefixtures("nvrtc")
