@@ -191,7 +191,7 @@ def test_reports_show_the_figures() -> None:
     assert "| 30    |     walk |   20.0 |    10.0 |   1.5 s | 50.0 MB |  2.00 KB | 0.001 s |" in text
     assert "- trees/100: failed: out of memory" in text and "## batch: walk" in text
     text = command.render(routing_results())
-    assert "| one    |    8 |     auto |     30.0 |   12.5 |                2.50x |" in text
+    assert "| one    |    8 |     auto |     30.0 |   12.5 |                2.40x |" in text
     assert "- one: gemm: left out" in text
     text = command.render(missing_results())
     assert (
